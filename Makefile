@@ -1,0 +1,53 @@
+# `make run` and `make test` work on a fresh machine with Python 3.11 or newer; nothing else is needed to begin.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+PACKAGES := audit auth cds_hooks deploy fhir inference smart_app
+
+.PHONY: run test check format lock peers clean setup
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## make the virtual environment from the hashed lock file
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes --requirement requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --editable .
+	touch $(READY)
+
+run: setup  ## start Rayhook with a demo EHR and a demo PACS, and print the URLs to open
+	$(BIN)/rayhook demo $(if $(DATASET),--dataset $(DATASET))
+
+test: setup check  ## run every check and the whole test suite
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+check: setup .types  ## lint, types, layers, spelling, dependencies
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	MYPYPATH=.types $(BIN)/mypy -p rayhook
+	$(BIN)/lint-imports
+	$(BIN)/codespell $(PACKAGES) tests README.md Makefile
+	$(BIN)/deptry .
+
+.types:
+	mkdir -p .types/rayhook
+	for package in $(PACKAGES); do ln -sfn ../../$$package .types/rayhook/$$package; done
+
+format: setup  ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock:  ## renew requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes --no-header pyproject.toml -o requirements.lock
+
+peers:  ## install the real peers of the tests from Debian (as root)
+	apt-get update -qq
+	apt-get install -y -qq --no-install-recommends chromium orthanc orthanc-dicomweb
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) .types .cache build dist *.egg-info

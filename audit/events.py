@@ -1,0 +1,53 @@
+"""What can be said in the audit: closed lists, so that a reader knows every word.
+
+Spec: IHE BALP 1.1.3 names the REST events; the tags are ours, `package:subject:action`, alphabetical.
+"""
+
+from enum import IntEnum, StrEnum
+
+
+class AuditKind(StrEnum):
+    """Every kind of event. A tag, once written to a log, keeps its meaning for ever."""
+
+    APPLICATION_STARTED = "application:process:started"
+    APPLICATION_STOPPED = "application:process:stopped"
+    AUDIT_CHAIN_VERIFIED = "audit:chain:verified"
+    AUDIT_LOG_READ = "audit:log:read"
+    CDS_HOOKS_CARD_RETURNED = "cds_hooks:card:returned"
+    CDS_HOOKS_CLIENT_REFUSED = "cds_hooks:client:refused"
+    CDS_HOOKS_FEEDBACK_RECEIVED = "cds_hooks:feedback:received"
+    CDS_HOOKS_PREFETCH_FETCHED = "cds_hooks:prefetch:fetched"
+    CDS_HOOKS_REQUEST_REFUSED = "cds_hooks:request:refused"
+    CDS_HOOKS_SERVICE_CALLED = "cds_hooks:service:called"
+    DICOMWEB_STUDY_FAILED = "dicomweb:study:failed"
+    DICOMWEB_STUDY_RETRIEVED = "dicomweb:study:retrieved"
+    FHIR_RESOURCE_READ = "fhir:resource:read"
+    FHIR_RESULT_WRITE_REFUSED = "fhir:result:write_refused"
+    FHIR_RESULT_WRITTEN = "fhir:result:written"
+    INFERENCE_JOB_ENQUEUED = "inference:job:enqueued"
+    INFERENCE_JOB_FAILED = "inference:job:failed"
+    INFERENCE_STUDY_ABSTAINED = "inference:study:abstained"
+    INFERENCE_STUDY_ANALYSED = "inference:study:analysed"
+    INFERENCE_STUDY_OUT_OF_SCOPE = "inference:study:out_of_scope"
+    INFERENCE_STUDY_REFUSED = "inference:study:refused"
+    SMART_APP_ACCESS_DENIED = "smart_app:access:denied"
+    SMART_APP_FHIR_READ = "smart_app:fhir:read"
+    SMART_APP_FHIR_SEARCHED = "smart_app:fhir:searched"
+    SMART_APP_LAUNCH_REFUSED = "smart_app:launch:refused"
+    SMART_APP_LAUNCH_STARTED = "smart_app:launch:started"
+    SMART_APP_RESULT_VIEWED = "smart_app:result:viewed"
+    SMART_APP_SESSION_CLOSED = "smart_app:session:closed"
+    SMART_APP_SESSION_CREATED = "smart_app:session:created"
+    TRANSPORT_ADDRESS_REFUSED = "transport:address:refused"
+
+
+class Outcome(IntEnum):
+    """How the act ended.
+
+    Spec: FHIR R4 AuditEvent.outcome, http://terminology.hl7.org/CodeSystem/audit-event-outcome
+    """
+
+    SUCCESS = 0
+    MINOR_FAILURE = 4
+    SERIOUS_FAILURE = 8
+    MAJOR_FAILURE = 12

@@ -1,0 +1,240 @@
+"""Writing to the audit: in the caller's transaction, so that no act is without its event, and none is alone."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import structlog
+from sqlalchemy import event, func, insert, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import SessionTransaction
+from sqlmodel import Session
+
+from rayhook.audit.chain import CHECKPOINT_EVERY, GENESIS, event_hash, event_mac, stored_leaf
+from rayhook.audit.checkpoint import Anchor, Checkpoint, SealedTree, TreeHead, latest_tree
+from rayhook.audit.events import AuditKind, Outcome
+from rayhook.audit.merkle import Frontier
+from rayhook.audit.models import AUDIT_EVENT
+from rayhook.auth.keys import Keyring
+from rayhook.fhir.correlation import request_id
+from rayhook.fhir.errors import AuditUnavailable, ServiceUnavailable
+
+_log = structlog.get_logger()
+_WRITER_LOCK = 0x7261_7968_6F6F_6B  # "rayhook": one number per database for pg_advisory_xact_lock
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """What happened, who did it, and to whose data.
+
+    `agent` is who acted (fhirUser, CDS client issuer, "rayhook"); `entities` are what was touched, each
+    "Type/id" or "urn:oid:<study uid>". `detail` says more in words and codes, never a token, name or result.
+    `request_id` is that of the request at hand unless given.
+    """
+
+    kind: AuditKind
+    outcome: Outcome = Outcome.SUCCESS
+    ehr_id: str | None = None
+    agent: str | None = None
+    patient_id: str | None = None
+    entities: tuple[str, ...] = ()
+    detail: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    request_id: str | None = None
+
+
+@dataclass(slots=True)
+class _Staged:
+    """What one session's transaction will add to the log when it commits."""
+
+    entries: list[AuditEntry] = field(default_factory=list)
+    wants_checkpoint: bool = False
+    anchor: Anchor | None = None
+    to_anchor: Checkpoint | None = None
+
+    def clear(self) -> None:
+        self.entries.clear()
+        self.wants_checkpoint, self.anchor, self.to_anchor = False, None, None
+
+
+class AuditLog:
+    """The one writer of the log.
+
+    Entries are chained at the commit of the caller's transaction, after everything else in it: the lock on the
+    log's end is then held for the shortest time, and never while waiting for another lock.
+    With `anchor`, every checkpoint is also appended to that file once it is committed.
+    """
+
+    def __init__(
+        self, keyring: Keyring, *, anchor: Path | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._keyring = keyring
+        self._anchor = None if anchor is None else Anchor(anchor)
+        self._clock = clock
+
+    def record(self, session: Session, entry: AuditEntry) -> None:
+        """Add `entry` to the log when `session` commits; without that commit it never happened.
+
+        The commit raises AuditUnavailable, and nothing of the transaction stays, where the log cannot be written.
+        """
+        staged = self._staged(session)
+        staged.entries.append(replace(entry, request_id=entry.request_id or request_id.get()))
+
+    def checkpoint(self, session: Session, anchor: Path | None = None) -> None:
+        """Sign the log as it is when `session` commits, and append the statement to the anchor file.
+
+        Where nothing is new, the last checkpoint is only looked for in the anchor file, and added if it is not there.
+        """
+        staged = self._staged(session)
+        staged.wants_checkpoint = True
+        staged.anchor = self._anchor if anchor is None else Anchor(anchor)
+
+    def _staged(self, session: Session) -> _Staged:
+        if not session.in_transaction():
+            # What is staged lives and dies with a transaction: without one a rollback would leave it.
+            session.begin()
+        staged = session.info.get(self)
+        if staged is None:
+            staged = session.info[self] = _Staged(anchor=self._anchor)
+            event.listen(session, "before_commit", self._before_commit)
+            event.listen(session, "after_commit", self._after_commit)
+            event.listen(session, "after_transaction_end", self._after_transaction_end)
+        return staged
+
+    def _before_commit(self, session: Session) -> None:
+        staged: _Staged = session.info[self]
+        if session.in_nested_transaction() or not (staged.entries or staged.wants_checkpoint):
+            return
+        session.flush()
+        try:
+            self._write(session, staged)
+        except (SQLAlchemyError, ServiceUnavailable) as error:
+            raise AuditUnavailable("the audit log cannot be written") from error
+
+    def _after_commit(self, session: Session) -> None:
+        staged: _Staged = session.info[self]
+        if staged.to_anchor is None or staged.anchor is None:
+            return
+        try:
+            staged.anchor.append(staged.to_anchor)
+        except OSError:
+            # The act is committed and told in the log: only the outside witness is late, until the next checkpoint.
+            _log.exception("audit_anchor_unwritable", size=staged.to_anchor.tree_head.size)
+
+    def _after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
+        if transaction.parent is None:
+            staged: _Staged = session.info[self]
+            staged.clear()
+            staged.anchor = self._anchor
+
+    def _write(self, session: Session, staged: _Staged) -> None:
+        _lock(session)
+        seq, last_hash = _head(session)
+        rows = []
+        for entry in staged.entries:
+            seq += 1
+            rows.append(self._row(seq, last_hash, entry))
+            last_hash = rows[-1]["hash"]
+        if rows:
+            session.execute(insert(AUDIT_EVENT), rows)
+        if staged.wants_checkpoint or any(row["seq"] % CHECKPOINT_EVERY == 0 for row in rows):
+            staged.to_anchor = self._seal_tree(session, seq, last_hash)
+
+    def _row(self, seq: int, previous_hash: str, entry: AuditEntry) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "seq": seq,
+            "recorded_at": self._now(),
+            "kind": entry.kind.value,
+            "outcome": entry.outcome.value,
+            "ehr_id": entry.ehr_id,
+            "request_id": entry.request_id or "",
+            "agent_sealed": self._sealed(entry.agent, "agent_sealed", seq),
+            "agent_index": self._index(entry.agent, "agent", entry.ehr_id),
+            "patient_sealed": self._sealed(entry.patient_id, "patient_sealed", seq),
+            "patient_index": self._index(entry.patient_id, "patient", entry.ehr_id),
+            "entities_sealed": self._sealed(_json(entry.entities), "entities_sealed", seq),
+            "entity_index": self._entity_index(entry),
+            "detail_sealed": self._sealed(_json(entry.detail), "detail_sealed", seq),
+            "previous_hash": previous_hash,
+        }
+        row["hash"] = event_hash(row)
+        row["mac"] = event_mac(self._keyring, row["hash"])
+        return row
+
+    def _now(self) -> str:
+        return datetime.fromtimestamp(self._clock(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    def _sealed(self, value: str | None, column: str, seq: int) -> bytes | None:
+        if value is None:
+            return None
+        return self._keyring.seal(value.encode(), table=AUDIT_EVENT.name, column=column, row=str(seq))
+
+    def _index(self, value: str | None, purpose: str, ehr_id: str | None) -> str | None:
+        return None if value is None else audit_index(self._keyring, value, purpose=purpose, ehr_id=ehr_id)
+
+    def _entity_index(self, entry: AuditEntry) -> str | None:
+        indexes = (
+            audit_index(self._keyring, entity, purpose="entity", ehr_id=entry.ehr_id)
+            for entity in entry.entities
+        )
+        return " ".join(indexes) or None
+
+    def _seal_tree(self, session: Session, size: int, head: str) -> Checkpoint:
+        """Sign the tree of all events, grown from the last checkpoint where that one holds."""
+        base = self._sound_base(session)
+        if base is not None and base.checkpoint.tree_head.size == size:
+            return base.checkpoint
+        frontier = Frontier() if base is None else base.frontier
+        query = (
+            select(AUDIT_EVENT.c.hash).where(AUDIT_EVENT.c.seq > frontier.size).order_by(AUDIT_EVENT.c.seq)
+        )
+        frontier = frontier.grown(map(stored_leaf, session.execute(query).scalars()))
+        tree_head = TreeHead(size=size, root=frontier.root().hex(), head=head, signed_at=self._now())
+        signature = self._keyring.audit_signing_key.sign(tree_head.statement()).hex()
+        tree = SealedTree(Checkpoint(tree_head, signature), frontier)
+        tree.store(session)
+        return tree.checkpoint
+
+    def _sound_base(self, session: Session) -> SealedTree | None:
+        """Return the last checkpoint; None where there is none, or where it does not fit the log.
+
+        One that does not fit is evidence, and stays: a new statement over the whole log is made beside it, and
+        `verify` tells of both.
+        """
+        tree = latest_tree(session)
+        if tree is None:
+            return None
+        tree_head = tree.checkpoint.tree_head
+        query = select(AUDIT_EVENT.c.hash).where(AUDIT_EVENT.c.seq == tree_head.size)
+        is_head = tree_head.size == 0 or session.execute(query).scalar() == tree_head.head
+        if is_head and tree.is_sound(self._keyring.audit_public_key):
+            return tree
+        _log.error("audit_checkpoint_inconsistent", size=tree_head.size)
+        return None
+
+
+def audit_index(keyring: Keyring, value: str, *, purpose: str, ehr_id: str | None) -> str:
+    """Return the blind index of one EHR's `value`: equal ids of two EHRs are not the same patient."""
+    return keyring.blind_index(json.dumps([ehr_id, value]), purpose=f"audit_event.{purpose}")
+
+
+def _json(value: tuple[str, ...] | Mapping[str, str]) -> str | None:
+    if not value:
+        return None
+    return json.dumps(dict(value) if isinstance(value, Mapping) else value, sort_keys=True)
+
+
+def _lock(session: Session) -> None:
+    """Let one transaction at a time extend the chain; on SQLite BEGIN IMMEDIATE has seen to that."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(_WRITER_LOCK)))
+
+
+def _head(session: Session) -> tuple[int, str]:
+    query = select(AUDIT_EVENT.c.seq, AUDIT_EVENT.c.hash).order_by(AUDIT_EVENT.c.seq.desc()).limit(1)
+    row = session.execute(query).first()
+    return (0, GENESIS) if row is None else (row.seq, row.hash)

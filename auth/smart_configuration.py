@@ -1,0 +1,141 @@
+"""What an EHR's SMART server offers, and whether we can work with it.
+
+Spec: SMART App Launch 2.2.0, "Conformance" (.well-known/smart-configuration).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urljoin, urlsplit
+
+from rayhook.auth.keys import SigningAlgorithm
+from rayhook.auth.registry import EHR
+from rayhook.fhir.errors import InvalidRequest, UpstreamError
+from rayhook.fhir.transport import Transport, origin_of
+
+_DEADLINE_S: Final = 5.0
+_MAX_BYTES: Final = 256 * 1024
+_HTTP_OK: Final = 200
+_ASSERTION_ALGORITHMS: Final[tuple[SigningAlgorithm, ...]] = ("ES384", "RS384")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SMARTConfiguration:
+    """Endpoints are absolute, and of origins that the EHR was registered with."""
+
+    issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    assertion_algorithm: SigningAlgorithm
+    capabilities: frozenset[str]
+    jwks_uri: str | None = None
+    introspection_endpoint: str | None = None
+    revocation_endpoint: str | None = None
+
+
+def discover(transport: Transport, ehr: EHR, *, fhir_base_url: str | None = None) -> SMARTConfiguration:
+    """Fetch and check the discovery document of one of the EHR's FHIR bases, the first by default.
+
+    Raises UpstreamError that names the member at fault.
+    """
+    if ehr.smart is None:
+        raise InvalidRequest("this EHR has no SMART client registered", code="smart_not_registered")
+    base = (fhir_base_url or ehr.fhir_base_urls[0]).removesuffix("/")
+    if base not in ehr.fhir_base_urls:
+        raise InvalidRequest("fhir_base_url is not the EHR's", code="smart_not_registered")
+    response = transport.request(
+        "GET",
+        f"{base}/.well-known/smart-configuration",
+        allowed_origins=ehr.fhir_origins,
+        deadline_s=_DEADLINE_S,
+        headers={"Accept": "application/json"},
+        max_bytes=_MAX_BYTES,
+    )
+    if response.status != _HTTP_OK:
+        raise UpstreamError(
+            "smart-configuration: the EHR did not answer 200", code="smart_configuration_unavailable"
+        )
+    return _Document(ehr, base, _json_object(response.body)).read(
+        issuer=ehr.smart.issuer, pkce_advertised=ehr.smart.pkce_advertised
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    ehr: EHR
+    base: str
+    members: Mapping[str, Any]
+
+    def read(self, *, issuer: str, pkce_advertised: bool) -> SMARTConfiguration:
+        # The member is required only of servers that do single sign-on.
+        if self.members.get("issuer", issuer) != issuer:
+            raise _unusable("issuer", "is not the registered one")
+        self._check_pkce(required=pkce_advertised)
+        if "authorization_code" not in self._names("grant_types_supported", default=("authorization_code",)):
+            raise _unusable("grant_types_supported", "must hold authorization_code")
+        return SMARTConfiguration(
+            issuer=issuer,
+            authorization_endpoint=self._endpoint("authorization_endpoint"),
+            token_endpoint=self._endpoint("token_endpoint"),
+            assertion_algorithm=self._assertion_algorithm(),
+            capabilities=self._names("capabilities"),
+            jwks_uri=self._optional_endpoint("jwks_uri"),
+            introspection_endpoint=self._optional_endpoint("introspection_endpoint"),
+            revocation_endpoint=self._optional_endpoint("revocation_endpoint"),
+        )
+
+    def _check_pkce(self, *, required: bool) -> None:
+        methods = self._names("code_challenge_methods_supported", default=None if required else ("S256",))
+        if "S256" not in methods or "plain" in methods:
+            raise _unusable("code_challenge_methods_supported", "must hold S256 and not plain")
+
+    def _assertion_algorithm(self) -> SigningAlgorithm:
+        name = "token_endpoint_auth_signing_alg_values_supported"
+        offered = self._names(name, default=_ASSERTION_ALGORITHMS)
+        for algorithm in _ASSERTION_ALGORITHMS:
+            if algorithm in offered:
+                return algorithm
+        raise _unusable(name, "must hold ES384 or RS384")
+
+    def _names(self, name: str, *, default: tuple[str, ...] | None = None) -> frozenset[str]:
+        value = self.members.get(name, default)
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+            raise _unusable(name, "must be a list of strings")
+        return frozenset(value)
+
+    def _optional_endpoint(self, name: str) -> str | None:
+        return None if self.members.get(name) is None else self._endpoint(name)
+
+    def _endpoint(self, name: str) -> str:
+        """Resolve against the FHIR base; an origin that nobody registered is refused before any use."""
+        value = self.members.get(name)
+        if not isinstance(value, str):
+            raise _unusable(name, "must be a URL")
+        url = urljoin(f"{self.base}/", value)
+        if not _is_of(url, self.ehr.authorization_origins):
+            raise _unusable(name, "must be of an origin registered for this EHR")
+        return url
+
+
+def _is_of(url: str, origins: frozenset[str]) -> bool:
+    try:
+        return origin_of(url) in origins and not urlsplit(url).fragment
+    except (InvalidRequest, ValueError):
+        return False
+
+
+def _json_object(body: bytes) -> Mapping[str, Any]:
+    try:
+        members = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise UpstreamError("smart-configuration: not JSON", code="smart_configuration_invalid") from error
+    if not isinstance(members, dict):
+        raise UpstreamError("smart-configuration: not a JSON object", code="smart_configuration_invalid")
+    return members
+
+
+def _unusable(name: str, rule: str) -> UpstreamError:
+    return UpstreamError(
+        f"smart-configuration: {name} {rule}", code="smart_configuration_invalid", expression=name
+    )

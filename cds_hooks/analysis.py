@@ -1,0 +1,226 @@
+"""From studies to answers: finished results at once, the rest queued and waited for as long as the call allows."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sqlmodel import Session
+
+from rayhook.audit.events import AuditKind, Outcome
+from rayhook.audit.record import AuditEntry
+from rayhook.auth.registry import EHR
+from rayhook.cds_hooks.answers import StudyAnswer, Topic, topic_of
+from rayhook.cds_hooks.dependencies import CDSDependencies
+from rayhook.cds_hooks.models import FHIRAuthorization
+from rayhook.fhir.correlation import request_id
+from rayhook.fhir.errors import InvalidRequest
+from rayhook.fhir.r4 import EndpointSummary, ImagingStudySummary
+from rayhook.fhir.transport import origin_of
+from rayhook.inference.jobs import Authorization, JobRow, JobState, enqueue, find, job_key, load_job
+from rayhook.inference.study import StudyReference
+
+NO_STUDY_UID = "no_study_instance_uid"
+NO_ENDPOINT = "no_dicomweb_endpoint"
+NO_TOKEN = "no_access_token"  # noqa: S105 - a reason, not a token
+ADDRESS_REFUSED = "dicomweb_address_not_registered"
+
+_TOPICS = {
+    JobState.DEAD: Topic.FAILED,
+    JobState.FAILED: Topic.FAILED,
+    JobState.QUEUED: Topic.IN_PROGRESS,
+    JobState.REFUSED: Topic.REFUSED,
+    JobState.RUNNING: Topic.IN_PROGRESS,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyJob:
+    """A study, what its analysis is to be told, and the job's row if there is one.
+
+    `reference` is None for a study without a Study Instance UID; its `dicomweb_url` is empty until it is needed.
+    `obstacle` says why an analysis cannot be begun.
+    """
+
+    study: ImagingStudySummary
+    reference: StudyReference | None
+    key: str = ""
+    row: JobRow | None = None
+    obstacle: str | None = None
+
+    @property
+    def is_to_begin(self) -> bool:
+        """Say whether there is no job yet, or one that failed for a passing reason."""
+        return self.row is None or (self.row.state.is_final and self.row.retryable)
+
+
+def look_up(
+    dependencies: CDSDependencies,
+    studies: Iterable[ImagingStudySummary],
+    *,
+    ehr: EHR,
+    base_url: str,
+    patient_id: str,
+) -> tuple[StudyJob, ...]:
+    """Return the studies with the jobs that exist already."""
+    jobs = [_study_job(dependencies, study, ehr, base_url, patient_id) for study in studies]
+    if not jobs:
+        return ()
+    with dependencies.reading() as session:
+        return tuple(replace(job, row=find(session, job.key)) if job.reference else job for job in jobs)
+
+
+def _study_job(
+    dependencies: CDSDependencies, study: ImagingStudySummary, ehr: EHR, base_url: str, patient_id: str
+) -> StudyJob:
+    if study.study_instance_uid is None:
+        return StudyJob(study=study, reference=None)
+    reference = StudyReference(
+        ehr_id=ehr.id,
+        fhir_base_url=base_url,
+        patient_id=patient_id,
+        imaging_study_id=study.id,
+        study_instance_uid=study.study_instance_uid,
+        dicomweb_url="",
+        token_required=False,
+        source_version=study.source_version,
+        started=study.started,
+        modalities=study.modalities,
+        description=study.description,
+        service_request=study.based_on,
+    )
+    return StudyJob(study=study, reference=reference, key=job_key(reference, dependencies.models))
+
+
+def start(
+    dependencies: CDSDependencies,
+    jobs: Sequence[StudyJob],
+    sources: Mapping[str, EndpointSummary | None],
+    *,
+    ehr: EHR,
+    authorization: FHIRAuthorization | None,
+) -> tuple[StudyJob, ...]:
+    """Queue every job that is to begin and whose images may be fetched: it is on its way when this returns."""
+    lent = _lent(authorization, dependencies.clock())
+    with dependencies.sessions() as session:
+        begun = [
+            _begin(dependencies, session, job, sources.get(job.study.id), ehr=ehr, lent=lent) for job in jobs
+        ]
+        session.commit()
+    for job, is_new in begun:
+        if is_new and job.row is not None:
+            dependencies.queue.send(job.row.id)
+    return tuple(job for job, _ in begun)
+
+
+def _begin(
+    dependencies: CDSDependencies,
+    session: Session,
+    job: StudyJob,
+    source: EndpointSummary | None,
+    *,
+    ehr: EHR,
+    lent: Authorization | None,
+) -> tuple[StudyJob, bool]:
+    """Return the job as it now stands, and whether a worker has to be told of it."""
+    if not job.is_to_begin:
+        return job, False
+    if job.reference is None:
+        return replace(job, obstacle=NO_STUDY_UID), False
+    if source is None:
+        return replace(job, obstacle=NO_ENDPOINT), False
+    if not _is_registered(source.address, ehr):
+        dependencies.audit.record(session, _address_refused(job.reference))
+        return replace(job, obstacle=ADDRESS_REFUSED), False
+    if source.requires_access_token and lent is None:
+        return replace(job, obstacle=NO_TOKEN), False
+    reference = replace(
+        job.reference,
+        dicomweb_url=source.address,
+        token_required=source.requires_access_token,
+    )
+    row, is_new = enqueue(
+        session,
+        dependencies.keyring,
+        reference,
+        lent,
+        key=job.key,
+        request_id=request_id.get(),
+        clock=dependencies.clock,
+    )
+    if is_new:
+        dependencies.audit.record(session, _enqueued(reference))
+    return replace(job, row=row), is_new
+
+
+def _is_registered(address: str, ehr: EHR) -> bool:
+    try:
+        return origin_of(address) in ehr.fhir_origins.union(ehr.dicomweb_origins)
+    except InvalidRequest:
+        return False
+
+
+def _lent(authorization: FHIRAuthorization | None, now: float) -> Authorization | None:
+    if authorization is None:
+        return None
+    return Authorization(authorization.access_token, authorization.scope, now + authorization.expires_in)
+
+
+def answers(
+    dependencies: CDSDependencies, jobs: Sequence[StudyJob], *, ends_at: float
+) -> tuple[StudyAnswer, ...]:
+    """Wait for what is under way, until `ends_at` (monotonic) at the latest, and say what is known of each study."""
+    for job in jobs:
+        if job.row is not None and not job.row.state.is_final:
+            dependencies.queue.wait(job.row.id, max(0.0, ends_at - time.monotonic()))
+    return tuple(_answer(dependencies, job) for job in jobs)
+
+
+def _answer(dependencies: CDSDependencies, job: StudyJob) -> StudyAnswer:
+    row = job.row
+    if row is not None and not row.state.is_final:
+        with dependencies.reading() as session:
+            row = load_job(session, row.id)
+    if row is None:
+        return StudyAnswer(study=job.study, topic=Topic.UNREACHABLE, code=job.obstacle)
+    if row.state is JobState.DONE:
+        return _finished(dependencies, job.study, row)
+    return StudyAnswer(study=job.study, topic=_topic(row), code=row.error_code)
+
+
+def _topic(row: JobRow) -> Topic:
+    return (
+        Topic.OUT_OF_SCOPE if row.error_code == Topic.OUT_OF_SCOPE.replace("-", "_") else _TOPICS[row.state]
+    )
+
+
+def _finished(dependencies: CDSDependencies, study: ImagingStudySummary, row: JobRow) -> StudyAnswer:
+    result_id = row.result_id or ""
+    result = dependencies.results.find(result_id)
+    if result is None:
+        with dependencies.reading() as session:
+            result = dependencies.results.load(session, dependencies.keyring, result_id)
+    if result is None:
+        return StudyAnswer(study=study, topic=Topic.FAILED, code="result_missing")
+    return StudyAnswer(study=study, topic=topic_of(result), result_id=result_id, result=result)
+
+
+def _enqueued(reference: StudyReference) -> AuditEntry:
+    return AuditEntry(
+        AuditKind.INFERENCE_JOB_ENQUEUED,
+        ehr_id=reference.ehr_id,
+        agent="rayhook",
+        patient_id=reference.patient_id,
+        entities=(f"ImagingStudy/{reference.imaging_study_id}", f"urn:oid:{reference.study_instance_uid}"),
+    )
+
+
+def _address_refused(reference: StudyReference) -> AuditEntry:
+    return AuditEntry(
+        AuditKind.TRANSPORT_ADDRESS_REFUSED,
+        Outcome.MINOR_FAILURE,
+        ehr_id=reference.ehr_id,
+        agent="rayhook",
+        patient_id=reference.patient_id,
+        entities=(f"ImagingStudy/{reference.imaging_study_id}",),
+        detail={"reason": ADDRESS_REFUSED},
+    )

@@ -1,0 +1,45 @@
+"""What can be said of one study at the time of a call."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rayhook.fhir.r4 import ImagingStudySummary
+from rayhook.inference.study import AnalysisStatus, StudyResult
+
+
+class Topic(StrEnum):
+    """What a card is about; its code in `source.topic`, by which a client can sort or hide cards."""
+
+    ABSTAINED = "abstained"
+    FAILED = "failed"
+    FINDING = "finding"
+    IN_PROGRESS = "in-progress"
+    INCOMPLETE = "incomplete"
+    NO_FINDING = "no-finding"
+    OUT_OF_SCOPE = "out-of-scope"
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyAnswer:
+    """One study with its finished result, or with why there is none (`code`, a stable snake_case word)."""
+
+    study: ImagingStudySummary
+    topic: Topic
+    result_id: str | None = None
+    result: StudyResult | None = None
+    code: str | None = None
+
+
+def topic_of(result: StudyResult) -> Topic:
+    if result.status is AnalysisStatus.ANALYSED:
+        return Topic.FINDING if any(finding.positive for finding in result.findings) else Topic.NO_FINDING
+    return _TOPICS[result.status]
+
+
+_TOPICS = {
+    AnalysisStatus.ABSTAINED: Topic.ABSTAINED,
+    AnalysisStatus.OUT_OF_SCOPE: Topic.OUT_OF_SCOPE,
+    AnalysisStatus.REFUSED: Topic.REFUSED,
+}

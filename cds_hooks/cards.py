@@ -1,0 +1,181 @@
+"""Cards: what the clinician reads.
+
+Every card says that it is investigational, and each way of having no answer has its own words: none of them can
+be read as "nothing found".
+"""
+
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+
+import msgspec
+
+from rayhook.cds_hooks.answers import StudyAnswer, Topic
+from rayhook.cds_hooks.markdown import escape
+from rayhook.cds_hooks.models import Card, Coding, Link, Source
+from rayhook.fhir.r4 import ImagingStudySummary
+from rayhook.inference.registry import Manifest, ModelStatus
+from rayhook.inference.statement import INVESTIGATIONAL, limits
+from rayhook.inference.study import Finding, ModelIdentity, StudyResult
+
+TOPIC_SYSTEM = "urn:rayhook:card-topic"
+
+_MODALITY = re.compile(r"[A-Z0-9]{2,6}")
+_DATE = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
+_DATE_TIME = re.compile(r"\d{4}(-\d{2}(-\d{2}(T[0-9:.]+(Z|[+-]\d{2}:\d{2})?)?)?)?")
+
+_SUMMARIES = {
+    Topic.ABSTAINED: "No AI answer for {study}: the images are unlike those the model knows",
+    Topic.FAILED: "No AI answer for {study}: the analysis failed",
+    Topic.IN_PROGRESS: "AI analysis of {study} is in progress: no result yet",
+    Topic.OUT_OF_SCOPE: "{Study} was not analysed: outside the intended use of the AI models",
+    Topic.REFUSED: "{Study} was not analysed: its images could not be read faithfully",
+    Topic.UNREACHABLE: "{Study} was not analysed: its images cannot be reached",
+}
+_EXPLANATIONS = {
+    Topic.ABSTAINED: "The model declined to answer. This says nothing about whether a finding is present.",
+    Topic.FAILED: "The analysis ended in an error. This says nothing about whether a finding is present.",
+    Topic.IN_PROGRESS: (
+        "The images are being analysed. Open the patient again in a moment for the result; until then nothing is "
+        "known about whether a finding is present."
+    ),
+    Topic.OUT_OF_SCOPE: "No model is meant for these images. This says nothing about whether a finding is present.",
+    Topic.REFUSED: "No image was analysed. This says nothing about whether a finding is present.",
+    Topic.UNREACHABLE: "No image was analysed. This says nothing about whether a finding is present.",
+    Topic.NO_FINDING: (
+        "No finding reached its threshold. This does not exclude disease, and the model looks for nothing but the "
+        "findings below."
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardWriter:
+    """Writes cards for one deployment. `launch_url` is None for an EHR that cannot launch the SMART app."""
+
+    manifests: tuple[Manifest, ...]
+    launch_url: str | None
+
+    def card(self, answer: StudyAnswer) -> Card:
+        return Card(
+            uuid=str(uuid.uuid4()),
+            summary=self._summary(answer),
+            indicator=self._indicator(answer),
+            source=_source(answer.topic),
+            detail="\n\n".join(self._detail(answer)),
+            links=self._links(answer),
+        )
+
+    def _summary(self, answer: StudyAnswer) -> str:
+        study = _named(answer.study)
+        if answer.result is None or answer.topic not in {Topic.FINDING, Topic.NO_FINDING}:
+            return _SUMMARIES[answer.topic].format(study=study, Study=study[0].upper() + study[1:])
+        if answer.topic is Topic.NO_FINDING:
+            return f"Investigational AI: no finding above threshold on {study}; this does not exclude disease"
+        first = _by_probability(answer.result.findings)[0]
+        ending = f", probability {first.probability:.0%}, on {study}"
+        return _fitted("Investigational AI: possible ", first.display, ending)
+
+    def _indicator(self, answer: StudyAnswer) -> str:
+        """Only a validated model may ask for more attention than `info`."""
+        manifest = None if answer.result is None else self._manifest(answer.result.model)
+        validated = manifest is not None and manifest.status is ModelStatus.VALIDATED
+        return "warning" if validated and answer.topic is Topic.FINDING else "info"
+
+    def _manifest(self, model: ModelIdentity | None) -> Manifest | None:
+        if model is None:
+            return None
+        found = (m for m in self.manifests if (m.id, m.version) == (model.id, model.version))
+        return next(found, None)
+
+    def _detail(self, answer: StudyAnswer) -> Iterator[str]:
+        if answer.topic in _EXPLANATIONS:
+            yield _EXPLANATIONS[answer.topic]
+        if answer.result is not None and answer.result.findings and answer.topic is not Topic.ABSTAINED:
+            yield "\n".join(_table(answer.result.findings))
+        yield "\n".join(f"- {fact}" for fact in self._facts(answer))
+        yield f"**{INVESTIGATIONAL}**"
+
+    def _facts(self, answer: StudyAnswer) -> Iterator[str]:
+        yield from _study_facts(answer.study)
+        if answer.code is not None:
+            yield f"Reason: {escape(answer.code)}"
+        if answer.result is not None:
+            yield from self._result_facts(answer.result)
+
+    def _result_facts(self, result: StudyResult) -> Iterator[str]:
+        if result.reason is not None:
+            yield f"Reason: {escape(result.reason)}"
+        yield f"Analysed: {result.analysed_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        if result.model is not None:
+            yield (
+                f"Model: {escape(result.model.id)}, version {escape(result.model.version)}, "
+                f"weights SHA-256 {result.model.weights_sha256[:12]}"
+            )
+        for limit in limits(result):
+            yield f"Limit: {escape(limit)}"
+        manifest = self._manifest(result.model)
+        if manifest is not None:
+            yield f"Intended use: {escape(manifest.intended_use)}"
+            yield from (f"Limit: {escape(limit)}" for limit in manifest.limits)
+
+    def _links(self, answer: StudyAnswer) -> tuple[Link, ...]:
+        if self.launch_url is None or answer.result_id is None:
+            return ()
+        context = msgspec.json.encode({"result": answer.result_id}).decode()
+        return (Link(label="Open images and result", url=self.launch_url, type="smart", app_context=context),)
+
+
+def incomplete_card() -> Card:
+    """The card that says that the list of studies itself was cut short."""
+    return Card(
+        uuid=str(uuid.uuid4()),
+        summary="Not all imaging studies of this patient could be read: some may be missing here",
+        indicator="info",
+        source=_source(Topic.INCOMPLETE),
+        detail=(
+            "The EHR's list of imaging studies goes on in a page that could not be read, or holds a study in a form "
+            "that could not be read. This says nothing about the studies that are missing."
+            f"\n\n**{INVESTIGATIONAL}**"
+        ),
+    )
+
+
+def _source(topic: Topic) -> Source:
+    display = topic.value.replace("-", " ")
+    return Source(label="Rayhook", topic=Coding(code=topic.value, system=TOPIC_SYSTEM, display=display))
+
+
+def _named(study: ImagingStudySummary) -> str:
+    """Return the study in a few words that hold no foreign text, such as "the MR study of 2026-03-12"."""
+    modalities = [code for code in study.modalities if _MODALITY.fullmatch(code)][:3]
+    kind = "/".join(modalities) or "imaging"
+    date = _DATE.match(study.started or "")
+    return f"the {kind} study of {date[0]}" if date else f"the {kind} study of unknown date"
+
+
+def _fitted(start: str, middle: str, end: str) -> str:
+    room = 139 - len(start) - len(end)
+    return start + (middle if len(middle) <= room else middle[: room - 1] + "…") + end
+
+
+def _by_probability(findings: Iterable[Finding]) -> Sequence[Finding]:
+    return sorted(findings, key=lambda finding: (not finding.positive, -finding.probability))
+
+
+def _table(findings: Iterable[Finding]) -> Iterator[str]:
+    yield "| Finding | Calibrated probability | Threshold | Answer |"
+    yield "| --- | --- | --- | --- |"
+    for finding in _by_probability(findings):
+        answer = "possible" if finding.positive else "below threshold"
+        name = escape(finding.display)
+        yield f"| {name} | {finding.probability:.3f} | {finding.threshold:.3f} | {answer} |"
+
+
+def _study_facts(study: ImagingStudySummary) -> Iterator[str]:
+    acquired = study.started if study.started and _DATE_TIME.fullmatch(study.started) else "unknown"
+    yield f"Acquired: {acquired}"
+    if study.description:
+        yield f"Study: {escape(study.description)}"

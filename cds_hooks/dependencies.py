@@ -1,0 +1,52 @@
+"""What the CDS services need from the composition root."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from rayhook.audit.record import AuditLog
+from rayhook.auth.database_types import Sessions
+from rayhook.auth.keys import Keyring
+from rayhook.auth.registry import EHRRegistry
+from rayhook.auth.tokens import JWKSCache
+from rayhook.cds_hooks.results import ResultCache
+from rayhook.fhir.transport import Transport
+from rayhook.inference.queue import AnalysisQueue
+from rayhook.inference.registry import Manifest
+from rayhook.inference.study import ModelIdentity
+
+_FETCH_THREADS = 64
+
+
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_FETCH_THREADS, thread_name_prefix="prefetch")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CDSDependencies:
+    """`public_base_url` has no trailing slash; JWTs name it in `aud`.
+
+    `reading` sessions do not wait for writers. fetch_s and wait_s count from the start of a call: what is not fetched by the one is told as missing,
+    what is not analysed by the other is told as in progress.
+    """
+
+    registry: EHRRegistry
+    jwks: JWKSCache
+    sessions: Sessions
+    reading: Sessions
+    keyring: Keyring
+    audit: AuditLog
+    queue: AnalysisQueue
+    transport: Transport
+    manifests: tuple[Manifest, ...]
+    public_base_url: str
+    fetch_s: float = 0.25
+    wait_s: float = 0.4
+    clock: Callable[[], float] = time.time
+    pool: ThreadPoolExecutor = field(default_factory=_pool)
+    results: ResultCache = field(default_factory=ResultCache)
+
+    @property
+    def models(self) -> tuple[ModelIdentity, ...]:
+        return tuple(ModelIdentity(m.id, m.version, m.weights_sha256) for m in self.manifests)

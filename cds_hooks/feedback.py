@@ -1,0 +1,229 @@
+"""Feedback: what the clinician did with a card, from the client that got it, once.
+
+Spec: CDS Hooks 2.0.1, "Feedback"
+"""
+
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+from sqlalchemy import Column, LargeBinary, UniqueConstraint
+from sqlmodel import Field, Session, SQLModel, col, select
+
+from rayhook.audit.events import AuditKind
+from rayhook.audit.record import AuditEntry
+from rayhook.auth.keys import Keyring
+from rayhook.auth.principal import CDSClientPrincipal
+from rayhook.cds_hooks.dependencies import CDSDependencies
+from rayhook.cds_hooks.json_body import parse_json
+from rayhook.cds_hooks.models import UUID, Coding, JSONObject, read
+from rayhook.cds_hooks.services import Service
+from rayhook.cds_hooks.trust import Attempt, authenticate, refusals_audited
+from rayhook.fhir.errors import Forbidden, InvalidRequest, NotFound
+
+_UTC = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]00:00)")
+_MAX_ITEMS = 100
+
+
+class CardIssued(SQLModel, table=True):
+    """A card as it left: to whom, and about which result. It holds nothing of the patient."""
+
+    __tablename__ = "cds_card_issued"
+
+    card: str = Field(primary_key=True, max_length=36)
+    ehr_id: str = Field(max_length=128)
+    issuer: str = Field(max_length=2048)
+    tenant: str | None = Field(default=None, max_length=255)
+    service_id: str = Field(max_length=64)
+    hook_instance: str = Field(max_length=36)
+    topic: str = Field(max_length=32)
+    result_id: str | None = Field(default=None, max_length=32, index=True)
+    issued_at: float
+
+
+class CardFeedback(SQLModel, table=True):
+    """One thing said of one card. `item_sealed` is the item as it came: a comment may name the patient.
+
+    `item_index` is the blind index of the item: the same one said again is the same row.
+    """
+
+    __tablename__ = "cds_card_feedback"
+    __table_args__ = (UniqueConstraint("card", "item_index"),)
+
+    id: str = Field(primary_key=True, max_length=36)
+    card: str = Field(foreign_key="cds_card_issued.card", max_length=36)
+    item_index: str = Field(max_length=64)
+    outcome: str = Field(max_length=16, index=True)
+    reason_code: str | None = Field(default=None, max_length=255)
+    reason_system: str | None = Field(default=None, max_length=2048)
+    outcome_at: float
+    item_sealed: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    received_at: float
+
+
+class AcceptedSuggestion(Struct, frozen=True, kw_only=True):
+    id: UUID
+
+
+class OverrideReason(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    reason: Coding | None = None
+    user_comment: Annotated[str, Meta(min_length=1, max_length=4000)] | None = None
+
+
+class FeedbackItem(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    card: UUID
+    outcome: str
+    outcome_timestamp: str
+    accepted_suggestions: tuple[AcceptedSuggestion, ...] = ()
+    override_reason: OverrideReason | None = None
+    extension: JSONObject | None = None
+
+
+class Feedback(Struct, frozen=True, kw_only=True):
+    feedback: Annotated[tuple[FeedbackItem, ...], Meta(min_length=1, max_length=_MAX_ITEMS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How many items were new, and the results that the items are about."""
+
+    new: int
+    result_ids: tuple[str, ...]
+
+
+def receive_feedback(
+    dependencies: CDSDependencies, service: Service, authorization: str | None, body: bytes
+) -> None:
+    """Store what is said of cards; the audit tells who said it, about which results."""
+    audience = f"{dependencies.public_base_url}/cds-services/{service.id}/feedback"
+    principal = authenticate(dependencies, authorization, audience=audience)
+    with refusals_audited(dependencies, Attempt(principal, service.id)):
+        items = read_feedback(parse_json(body))
+        with dependencies.sessions() as session:
+            stored = store_feedback(
+                session,
+                dependencies.keyring,
+                items,
+                principal=principal,
+                service_id=service.id,
+                clock=dependencies.clock,
+            )
+            dependencies.audit.record(session, _event(principal, service, stored, len(items)))
+            session.commit()
+
+
+def _event(principal: CDSClientPrincipal, service: Service, stored: Stored, items: int) -> AuditEntry:
+    return AuditEntry(
+        AuditKind.CDS_HOOKS_FEEDBACK_RECEIVED,
+        ehr_id=principal.ehr.id,
+        agent=principal.issuer,
+        entities=tuple(f"DiagnosticReport/{result_id}" for result_id in stored.result_ids),
+        detail={"service": service.id, "items": str(items), "new": str(stored.new)},
+    )
+
+
+def read_feedback(value: object) -> tuple[FeedbackItem, ...]:
+    """Return the items; raises InvalidRequest that names the member at fault."""
+    items = read(value, Feedback).feedback
+    for number, item in enumerate(items):
+        _check(item, f"feedback[{number}]")
+    return items
+
+
+def store_feedback(
+    session: Session,
+    keyring: Keyring,
+    items: Iterable[FeedbackItem],
+    *,
+    principal: CDSClientPrincipal,
+    service_id: str,
+    clock: Callable[[], float] = time.time,
+) -> Stored:
+    """Add what was not said before: all of it, or nothing.
+
+    Raises NotFound for a card that this service never gave, Forbidden for one given to another client.
+    """
+    new = 0
+    results: dict[str, None] = {}
+    for number, item in enumerate(items):
+        issued = _issued(
+            session, item, f"feedback[{number}].card", principal=principal, service_id=service_id
+        )
+        if issued.result_id is not None:
+            results[issued.result_id] = None
+        new += _add(session, keyring, item, clock())
+    return Stored(new, tuple(results))
+
+
+def _issued(
+    session: Session, item: FeedbackItem, path: str, *, principal: CDSClientPrincipal, service_id: str
+) -> CardIssued:
+    issued = session.get(CardIssued, item.card.lower())
+    if issued is None or issued.service_id != service_id:
+        raise NotFound(f"{path} is not a card of this service", code="unknown_card", expression=path)
+    recipient = (issued.ehr_id, issued.issuer, issued.tenant)
+    if recipient != (principal.ehr.id, principal.issuer, principal.tenant):
+        raise Forbidden(f"{path} was given to another client", code="foreign_card", expression=path)
+    return issued
+
+
+def _add(session: Session, keyring: Keyring, item: FeedbackItem, now: float) -> bool:
+    plaintext = msgspec.json.encode(item)
+    index = keyring.blind_index(plaintext.decode(), purpose="cds_card_feedback.item")
+    card = item.card.lower()
+    known = select(CardFeedback.id).where(
+        col(CardFeedback.card) == card, col(CardFeedback.item_index) == index
+    )
+    if session.exec(known).first() is not None:
+        return False
+    identifier = str(uuid.uuid4())
+    reason = None if item.override_reason is None else item.override_reason.reason
+    session.add(
+        CardFeedback(
+            id=identifier,
+            card=card,
+            item_index=index,
+            outcome=item.outcome,
+            reason_code=None if reason is None else reason.code,
+            reason_system=None if reason is None else reason.system,
+            outcome_at=datetime.fromisoformat(item.outcome_timestamp.upper()).timestamp(),
+            item_sealed=keyring.seal(
+                plaintext, table="cds_card_feedback", column="item_sealed", row=identifier
+            ),
+            received_at=now,
+        )
+    )
+    session.flush()
+    return True
+
+
+def _check(item: FeedbackItem, path: str) -> None:
+    if item.outcome not in {"accepted", "overridden"}:
+        raise _refusal(f"{path}.outcome", "must be accepted or overridden")
+    if not _is_time(item.outcome_timestamp):
+        raise _refusal(f"{path}.outcomeTimestamp", "must be an RFC 3339 time in UTC")
+    if item.outcome == "accepted" and not item.accepted_suggestions:
+        raise _refusal(f"{path}.acceptedSuggestions", "is missing for an accepted card")
+    reason = item.override_reason
+    if reason is not None and reason.reason is None and reason.user_comment is None:
+        raise _refusal(f"{path}.overrideReason", "needs a reason or a userComment")
+
+
+def _is_time(value: str) -> bool:
+    if not _UTC.fullmatch(value):
+        return False
+    try:
+        datetime.fromisoformat(value.upper())
+    except ValueError:
+        return False
+    return True
+
+
+def _refusal(path: str, rule: str) -> InvalidRequest:
+    return InvalidRequest(f"{path} {rule}", expression=path)

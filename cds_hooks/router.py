@@ -1,0 +1,80 @@
+"""The CDS Hooks endpoints.
+
+Spec: CDS Hooks 2.0.1 and 3.0.0-ballot
+"""
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Request
+from starlette.responses import Response
+
+from rayhook.cds_hooks.call import Received, answer_call
+from rayhook.cds_hooks.cors import cors_route, preflight
+from rayhook.cds_hooks.dependencies import CDSDependencies
+from rayhook.cds_hooks.feedback import receive_feedback
+from rayhook.cds_hooks.json_body import MAX_BODY_BYTES
+from rayhook.cds_hooks.services import SERVICES, Service, discovery
+from rayhook.fhir.errors import NotFound, PayloadTooLarge
+
+__all__ = ["CDSDependencies", "build_router"]
+
+_JSON = "application/json"
+_NO_STORE = {"Cache-Control": "no-store"}
+
+
+def build_router(dependencies: CDSDependencies) -> APIRouter:
+    """Return the routes below `/cds-services`; errors leave it as RayhookError, for the application to render."""
+    origins = {origin for ehr in dependencies.registry for origin in ehr.cors_origins}
+    router = APIRouter(prefix="/cds-services", tags=["CDS Hooks"], route_class=cors_route(origins))
+    services = discovery()
+
+    @router.get("", response_class=Response)
+    def discover() -> Response:
+        """List the CDS services."""
+        return Response(services, media_type=_JSON)
+
+    @router.post("/{service_id}", response_class=Response)
+    def call_service(
+        service_id: str,
+        received: Annotated[Received, Depends(_received)],
+        authorization: _Authorization = None,
+    ) -> Response:
+        """Answer a hook with cards."""
+        body = answer_call(dependencies, _service(service_id), authorization, received)
+        return Response(body, media_type=_JSON, headers=_NO_STORE)
+
+    @router.post("/{service_id}/feedback", response_class=Response)
+    def take_feedback(
+        service_id: str,
+        received: Annotated[Received, Depends(_received)],
+        authorization: _Authorization = None,
+    ) -> Response:
+        """Take what clinicians did with cards."""
+        receive_feedback(dependencies, _service(service_id), authorization, received.body)
+        return Response(headers=_NO_STORE)
+
+    router.add_api_route(
+        "{path:path}", preflight, methods=["OPTIONS"], response_class=Response, include_in_schema=False
+    )
+    return router
+
+
+_Authorization = Annotated[str | None, Header()]
+
+
+def _service(service_id: str) -> Service:
+    if service_id not in SERVICES:
+        raise NotFound("there is no CDS service of this id", code="unknown_service")
+    return SERVICES[service_id]
+
+
+async def _received(request: Request) -> Received:
+    """Read the body up to the limit: what is longer is not read to its end."""
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise PayloadTooLarge(f"the body is longer than {MAX_BODY_BYTES} bytes")
+        chunks.append(chunk)
+    return Received(b"".join(chunks), time.monotonic())

@@ -1,0 +1,216 @@
+"""The composition root: one process's parts, wired once, and the web application over them."""
+
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import anyio.to_thread
+import structlog
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from rayhook.audit.events import AuditKind
+from rayhook.audit.record import AuditEntry, AuditLog
+from rayhook.auth.keys import Keyring
+from rayhook.auth.registry import EHRRegistry, load_registry
+from rayhook.auth.tokens import JWKSCache
+from rayhook.cds_hooks.dependencies import CDSDependencies
+from rayhook.cds_hooks.router import build_router as cds_router
+from rayhook.deploy.database import Database, create_database, migrate
+from rayhook.deploy.health import build_router as health_router
+from rayhook.deploy.middleware import RequestContext
+from rayhook.deploy.problems import install_problem_handlers
+from rayhook.deploy.settings import Settings
+from rayhook.fhir.errors import AuditUnavailable, RayhookError
+from rayhook.fhir.transport import Transport
+from rayhook.inference.analysis import Analyser
+from rayhook.inference.decode import Decoder
+from rayhook.inference.engine import Engine
+from rayhook.inference.pipeline import Pipeline
+from rayhook.inference.queue import AnalysisQueue
+from rayhook.inference.registry import Manifest, ModelPackage, load_models
+from rayhook.smart_app.dependencies import SMARTDependencies
+from rayhook.smart_app.router import build_router as smart_router
+
+log = structlog.get_logger(__name__)
+
+_THREADS = 64  # hooks wait up to 0.4 s in their thread; 64 of them leave room beside 20 callers
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What one process is made of."""
+
+    settings: Settings
+    database: Database
+    keyring: Keyring
+    registry: EHRRegistry
+    audit: AuditLog
+    transport: Transport
+    packages: tuple[ModelPackage, ...]
+    engines: dict[str, Engine]
+    queue: AnalysisQueue
+    pipeline: Pipeline
+
+    @property
+    def manifests(self) -> tuple[Manifest, ...]:
+        return tuple(package.manifest for package in self.packages)
+
+    def is_database_up(self) -> bool:
+        try:
+            with self.database.reading() as session:
+                session.connection().exec_driver_sql("SELECT 1")
+        except RayhookError:
+            return False
+        return True
+
+    def are_engines_ready(self) -> bool:
+        return all(engine.ready for engine in self.engines.values())
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the web application; its parts are made when it starts, and closed when it stops.
+
+    Raises RayhookError, naming what is at fault, where the registry, the keyring, the database or a model
+    cannot be trusted: the service then does not start.
+    """
+    registry = load_registry(settings.ehr_registry, development=settings.development)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
+        with ExitStack() as stack:
+            service = await run_in_threadpool(lambda: stack.enter_context(build_service(settings, registry)))
+            _mount(app, service)
+            stack.enter_context(_working(service))
+            log.info("service_started", models=len(service.packages), ehrs=len(registry))
+            yield
+            log.info("service_stopping")
+
+    app = FastAPI(
+        title="Rayhook",
+        summary="Clinical decision support for medical imaging. Investigational: not cleared for diagnosis.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if settings.development else None,
+    )
+    app.add_middleware(RequestContext, https=settings.public_base_url.startswith("https:"))
+    install_problem_handlers(app)
+    return app
+
+
+@contextmanager
+def build_service(settings: Settings, registry: EHRRegistry) -> Iterator[Service]:
+    """Make the parts in the order they need each other, and close them in the reverse."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    keyring = Keyring.load_or_create(settings.keyring_path)
+    migrate(settings.resolved_database_url)
+    with ExitStack() as stack:
+        database = create_database(settings.resolved_database_url)
+        stack.callback(database.close)
+        transport = Transport(ca_bundle=settings.ca_bundle, allow_loopback_http=settings.development)
+        stack.callback(transport.close)
+        packages = load_models()
+        engines = {}
+        for package in packages:
+            engine = Engine.start(package, settings.engine_cache, threads=settings.engine_threads)
+            stack.callback(engine.close)
+            engines[package.manifest.id] = engine
+        decoder = stack.enter_context(Decoder(children=settings.decoder_processes))
+        audit = AuditLog(keyring, anchor=settings.anchor_path)
+        pipeline = Pipeline(
+            sessions=database.sessions,
+            registry=registry,
+            transport=transport,
+            keyring=keyring,
+            audit=audit,
+            analyser=Analyser(packages, engines, decoder),
+            organization=settings.organization,
+            lease_s=settings.job_lease_s,
+        )
+        yield Service(
+            settings=settings,
+            database=database,
+            keyring=keyring,
+            registry=registry,
+            audit=audit,
+            transport=transport,
+            packages=packages,
+            engines=engines,
+            queue=AnalysisQueue(database.reading),
+            pipeline=pipeline,
+        )
+
+
+def _mount(app: FastAPI, service: Service) -> None:
+    settings, jwks = service.settings, JWKSCache(service.transport)
+    cds = CDSDependencies(
+        registry=service.registry,
+        jwks=jwks,
+        sessions=service.database.sessions,
+        reading=service.database.reading,
+        keyring=service.keyring,
+        audit=service.audit,
+        queue=service.queue,
+        transport=service.transport,
+        manifests=service.manifests,
+        public_base_url=settings.public_base_url,
+        wait_s=settings.hook_wait_s,
+    )
+    smart = SMARTDependencies(
+        registry=service.registry,
+        sessions=service.database.sessions,
+        keyring=service.keyring,
+        audit=service.audit,
+        transport=service.transport,
+        jwks=jwks,
+        manifests=service.manifests,
+        public_base_url=settings.public_base_url,
+    )
+    app.include_router(cds_router(cds))
+    app.include_router(smart_router(smart))
+    app.include_router(
+        health_router({"database": service.is_database_up, "engine": service.are_engines_ready})
+    )
+
+
+@contextmanager
+def _working(service: Service) -> Iterator[None]:
+    """Run the pipeline and the audit's checkpoints while the service is up."""
+    stopping = threading.Event()
+    checkpoints = threading.Thread(
+        target=_checkpoint_until, args=(service, stopping), name="audit-checkpoints", daemon=True
+    )
+    _record(service, AuditKind.APPLICATION_STARTED)
+    checkpoints.start()
+    service.queue.start(service.pipeline.run, service.settings.pipeline_threads)
+    try:
+        yield
+    finally:
+        service.queue.close()
+        stopping.set()
+        checkpoints.join()
+        _record(service, AuditKind.APPLICATION_STOPPED)
+        _checkpoint(service)
+
+
+def _record(service: Service, kind: AuditKind) -> None:
+    with service.database.sessions() as session:
+        service.audit.record(session, AuditEntry(kind, agent="rayhook"))
+        session.commit()
+
+
+def _checkpoint(service: Service) -> None:
+    with service.database.sessions() as session:
+        service.audit.checkpoint(session)
+        session.commit()
+
+
+def _checkpoint_until(service: Service, stopping: threading.Event) -> None:
+    while not stopping.wait(service.settings.checkpoint_interval_s):
+        try:
+            _checkpoint(service)
+        except AuditUnavailable:
+            log.exception("audit_checkpoint_failed")

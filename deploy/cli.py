@@ -1,0 +1,275 @@
+"""The `rayhook` command. Each command imports what it needs, so that `--help` answers at once."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from rayhook.fhir.errors import RayhookError
+
+if TYPE_CHECKING:
+    from rayhook.deploy.settings import StorageSettings
+
+app = typer.Typer(
+    name="rayhook",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="Clinical decision support for medical imaging over CDS Hooks, FHIR and DICOMweb.\n\n"
+    "[yellow]Investigational: not cleared for diagnosis. Every result is to be confirmed by a radiologist.[/yellow]",
+)
+audit = typer.Typer(no_args_is_help=True, help="Verify and read the audit trail.")
+model = typer.Typer(no_args_is_help=True, help="List, verify and prepare the bundled models.")
+registry = typer.Typer(no_args_is_help=True, help="Check the file that registers the EHRs.")
+app.add_typer(audit, name="audit")
+app.add_typer(model, name="model")
+app.add_typer(registry, name="registry")
+
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder of the installation; RAYHOOK_DATA_DIR otherwise.", file_okay=False)
+]
+
+out = Console()
+err = Console(stderr=True)
+
+
+def main() -> None:
+    """Run the command; a known error ends it with one line and status 2, without a stack trace."""
+    try:
+        app()
+    except RayhookError as error:
+        err.print(f"[red]rayhook: {error.code}:[/red] {error.message}")
+        raise SystemExit(2) from error
+
+
+@app.command()
+def serve() -> None:
+    """Run the service: CDS Hooks, SMART app, FHIR read API and the analysis pipeline.
+
+    Settings come from RAYHOOK_* variables (see deploy/docs/settings.md).
+    """
+    import uvicorn
+
+    from rayhook.deploy.app import create_app
+    from rayhook.deploy.logging import configure_logging
+    from rayhook.deploy.settings import load_settings
+
+    settings = load_settings()
+    configure_logging(level=settings.log_level, log_format=settings.log_format)
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=20,
+    )
+
+
+@app.command()
+def demo(
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="A labelled image folder (labels.csv and images/) or a folder of DICOM files to add to the demo PACS.",
+        ),
+    ] = None,
+    data_dir: Annotated[Path, typer.Option(help="Folder for the demo's database, keys and images.")] = Path(
+        "var/demo"
+    ),
+    port: Annotated[
+        int, typer.Option(min=0, max=65533, help="Rayhook's port; EHR and PACS take the next two.")
+    ] = 8000,
+) -> None:
+    """Run Rayhook together with a demo EHR and a demo PACS on this machine, and print the URLs to open."""
+    from rayhook.deploy.demo.run import run_demo
+
+    run_demo(dataset=dataset, data_dir=data_dir, port=port, console=out)
+
+
+@app.command()
+def analyze(
+    paths: Annotated[list[Path], typer.Argument(exists=True, help="DICOM files, or folders of them.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a line per instance.")
+    ] = False,
+) -> None:
+    """Analyse DICOM files without any EHR. Exit status 1 if any file was refused."""
+    from rayhook.deploy.local import local_analyser
+    from rayhook.inference.local import analyze_paths
+
+    refused = 0
+    table = Table("file", "status", "finding", "probability", "reason")
+    with local_analyser() as analyser, _progress() as progress:
+        task = progress.add_task("analysing", total=None)
+        for line in analyze_paths(paths, analyser):
+            refused += line["status"] == "refused"
+            progress.advance(task)
+            if as_json:
+                sys.stdout.write(json.dumps(line) + "\n")
+                sys.stdout.flush()
+            else:
+                table.add_row(*_row(line))
+    if not as_json:
+        out.print(table)
+        out.print(
+            "[yellow]Investigational: not cleared for diagnosis; to be confirmed by a radiologist.[/yellow]"
+        )
+    raise typer.Exit(1 if refused else 0)
+
+
+@audit.command("verify")
+def audit_verify(
+    data_dir: DataDir = None,
+    public_key: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="PEM file of the pinned key; the installation's own otherwise."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Check the whole audit chain. Exit status 1 if anything was changed, removed or added."""
+    from rayhook.deploy.maintenance import Installation
+
+    with Installation.opened(_storage(data_dir)) as installation:
+        report = installation.verify_audit(public_key)
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(report)) + "\n")
+    else:
+        verdict = "[green]intact[/green]" if report.intact else "[red]not intact[/red]"
+        out.print(f"{verdict}: {report.size} events, {report.sealed_size} of them under a signed checkpoint")
+        for problem in report.problems:
+            out.print(f"[red]event {problem.seq}[/red]: {problem.kind}")
+    raise typer.Exit(0 if report.intact else 1)
+
+
+@audit.command("list")
+def audit_list(
+    data_dir: DataDir = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many of the newest events.")] = 50,
+) -> None:
+    """Print the newest audit events; the reading is itself recorded."""
+    from rayhook.deploy.maintenance import Installation
+
+    with Installation.opened(_storage(data_dir)) as installation:
+        events = installation.recent_events(limit)
+    table = Table("seq", "recorded", "outcome", "patient", "agent", box=None, padding=(0, 1))
+    table.add_column("kind", no_wrap=True)
+    for event in events:
+        table.add_row(
+            str(event.seq),
+            f"{event.recorded_at:%Y-%m-%d %H:%M:%S}",
+            event.outcome.name.lower(),
+            event.patient_id,
+            event.agent,
+            event.kind,
+        )
+    out.print(table)
+
+
+@audit.command("public-key")
+def audit_public_key(data_dir: DataDir = None) -> None:
+    """Print the key that checkpoints are verified with, to be kept outside the installation."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    from rayhook.deploy.maintenance import Installation
+
+    with Installation.opened(_storage(data_dir)) as installation:
+        key = installation.keyring.audit_public_key
+    sys.stdout.write(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode())
+
+
+@model.command("list")
+def model_list() -> None:
+    """Print the bundled models with their intended use and held-out figures."""
+    from rayhook.inference.registry import load_models
+
+    table = Table("id", "version", "status", "modality", "intended use")
+    for package in load_models():
+        manifest = package.manifest
+        table.add_row(
+            manifest.id, manifest.version, manifest.status, manifest.modality, manifest.intended_use
+        )
+    out.print(table)
+
+
+@model.command("prepare")
+def model_prepare() -> None:
+    """Verify the weights and make the engine's export, so that the first start is quick."""
+    from rayhook.deploy.settings import default_engine_cache
+    from rayhook.inference.engine import export_litert
+    from rayhook.inference.registry import load_models
+
+    with _progress() as progress:
+        for package in load_models():
+            progress.add_task(f"preparing {package.manifest.id}", total=None)
+            export_litert(package, default_engine_cache())
+    out.print("[green]ready[/green]")
+
+
+@registry.command("check")
+def registry_check(
+    path: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="The TOML file that registers the EHRs.")
+    ],
+    development: Annotated[bool, typer.Option(help="Allow http on loopback.")] = False,
+) -> None:
+    """Check an EHR registry file and print what it registers."""
+    from rayhook.auth.registry import load_registry
+
+    table = Table("id", "name", "FHIR base URLs", "CDS client issuer")
+    for ehr in load_registry(path, development=development).ehrs:
+        table.add_row(ehr.id, ehr.name, "\n".join(ehr.fhir_base_urls), ehr.cds_client.issuer)
+    out.print(table)
+
+
+def _storage(data_dir: Path | None) -> "StorageSettings":
+    from rayhook.deploy.settings import StorageSettings
+
+    return StorageSettings() if data_dir is None else StorageSettings(data_dir=data_dir)
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+    )
+
+
+def _row(line: dict[str, Any]) -> tuple[str, ...]:
+    error = line.get("error") or {}
+    findings = line.get("findings") or [{}]
+    probability = findings[0].get("probability")
+    return (
+        line["path"],
+        line["status"],
+        findings[0].get("display", "") if findings[0].get("positive") else "",
+        "" if probability is None else f"{probability:.3f}",
+        error.get("message", ""),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""The database: SQLite beside the service by default, PostgreSQL by URL, the same code on both."""
+
+import os
+import sqlite3
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
+from sqlmodel import Session
+
+from rayhook.auth.database_types import Sessions
+from rayhook.fhir.errors import InvalidRequest, ServiceUnavailable
+
+_BUSY_TIMEOUT_MS = 10_000
+_POOL_SIZE = 20
+_READING = "rayhook_reading"
+_UNAVAILABLE = (DatabaseError, OperationalError)  # these, not their subclasses: a damaged file, a lost server
+_MIGRATIONS = resources.files("rayhook.deploy").joinpath("migrations")
+_SQLITE_PRAGMAS = (
+    f"busy_timeout = {_BUSY_TIMEOUT_MS}",
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "foreign_keys = ON",
+    # Without it INSERT OR REPLACE would delete an audit event without firing the trigger that forbids it.
+    "recursive_triggers = ON",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """One engine and its two kinds of session.
+
+    `sessions` are for transactions that may write: on SQLite each takes the writer's lock at its first statement,
+    so hold none over a network call. `reading` sessions never wait for a writer, and cannot write.
+    """
+
+    engine: Engine
+    sessions: Sessions
+    reading: Sessions
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def create_database(url: str) -> Database:
+    """Return the database at `url`, whose schema `migrate` has made.
+
+    Raises InvalidRequest for a URL that is neither a SQLite file nor PostgreSQL.
+    """
+    engine = _create_engine(parse_url(url))
+    reading = engine.execution_options(**{_READING: True, "postgresql_readonly": True})
+    return Database(
+        engine,
+        sessions=partial(Session, engine, expire_on_commit=False),
+        reading=partial(Session, reading, expire_on_commit=False),
+    )
+
+
+def parse_url(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise InvalidRequest(
+            "not a database URL", code="invalid_setting", expression="DATABASE_URL"
+        ) from error
+    if parsed.drivername in {"postgres", "postgresql", "postgresql+psycopg"}:
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername in {"sqlite", "sqlite+pysqlite"} and parsed.database not in {None, "", ":memory:"}:
+        return parsed
+    raise InvalidRequest(
+        "the database must be a SQLite file or PostgreSQL", code="invalid_setting", expression="DATABASE_URL"
+    )
+
+
+def migrate(url: str) -> None:
+    """Bring the schema at `url` to the newest revision; does nothing where it is there."""
+    engine = _create_engine(parse_url(url))
+    try:
+        with engine.begin() as connection:
+            command.upgrade(_alembic_config(connection), "head")
+    finally:
+        engine.dispose()
+
+
+def _alembic_config(connection: Connection) -> Config:
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _create_engine(url: URL) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        engine = _create_sqlite_engine(url)
+    else:
+        engine = create_engine(url, pool_size=_POOL_SIZE, pool_pre_ping=True)
+    event.listen(engine, "handle_error", _tell_unavailable)
+    return engine
+
+
+def _create_sqlite_engine(url: URL) -> Engine:
+    _create_private_file(Path(str(url.database)))
+    engine = create_engine(url, pool_size=_POOL_SIZE)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _create_private_file(path: Path) -> None:
+    """SQLite gives its WAL the mode of the database file."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    # None: transactions are begun by `_begin_sqlite` alone, not by the driver at the first write.
+    connection.isolation_level = None
+    for pragma in _SQLITE_PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Take the writer's lock at once: a transaction that reads, then writes, would find itself overtaken.
+
+    Spec: https://www.sqlite.org/lang_transaction.html (BEGIN IMMEDIATE), SQLITE_BUSY_SNAPSHOT
+    """
+    is_reading = bool(connection.get_execution_options().get(_READING))
+    connection.exec_driver_sql(f"PRAGMA query_only = {int(is_reading)}")
+    connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")
+
+
+def _tell_unavailable(context: ExceptionContext) -> ServiceUnavailable | None:
+    if type(context.sqlalchemy_exception) in _UNAVAILABLE and not context.is_pre_ping:
+        return ServiceUnavailable("the database does not answer", code="database_unavailable")
+    return None

@@ -1,0 +1,19 @@
+"""What may go wrong at the demo EHR, switched on by a test while it runs."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class EHRFaults:
+    """`fhir_status` answers every FHIR request with that status; times are in seconds.
+
+    `drip_s` is the pause after each byte of a FHIR answer.
+    `wrong_patient` makes every ImagingStudy name another patient than the one asked for.
+    """
+
+    fhir_status: int | None = None
+    slow_s: float = 0.0
+    drip_s: float = 0.0
+    no_prefetch: bool = False
+    no_write_scope: bool = False
+    wrong_patient: bool = False

@@ -1,0 +1,237 @@
+"""The demo EHR's FHIR R4 endpoint, open to patient-bound access tokens only."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import parse_qsl
+
+from fastapi import APIRouter, Depends, Header, Request
+from fastapi.routing import APIRoute
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from rayhook.auth.scopes import ScopeSet
+from rayhook.deploy.demo.ehr_authorization import AccessToken, AuthorizationServer
+from rayhook.deploy.demo.ehr_bundle import SearchQuery, as_seen, search_bundle, visible_to
+from rayhook.deploy.demo.ehr_faults import EHRFaults
+from rayhook.deploy.demo.ehr_search import SEARCHABLE
+from rayhook.deploy.demo.ehr_store import Created, Resource, ResourceStore
+from rayhook.fhir.errors import (
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    RayhookError,
+    Unauthenticated,
+    UpstreamUnavailable,
+    operation_outcome,
+)
+
+MEDIA_TYPE = "application/fhir+json"
+_REFERENCES = frozenset({"based-on", "patient", "subject", "target"})
+
+
+class FHIRRoute(APIRoute):
+    """Answers errors as OperationOutcome, and plays the faults that a test has switched on."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def with_faults(request: Request) -> Response:
+            faults: EHRFaults = request.app.state.demo.faults
+            await asyncio.sleep(faults.slow_s)
+            try:
+                if faults.fhir_status is not None:
+                    raise UpstreamUnavailable("switched off by a test")
+                response = await handle(request)
+            except RayhookError as error:
+                response = _error_response(error, faults.fhir_status)
+            return _dripping(response, faults.drip_s) if faults.drip_s else response
+
+        return with_faults
+
+
+def _error_response(error: RayhookError, status: int | None) -> Response:
+    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthenticated) else {}
+    return JSONResponse(
+        operation_outcome(error), status_code=status or error.status, headers=headers, media_type=MEDIA_TYPE
+    )
+
+
+def _dripping(response: Response, pause_s: float) -> Response:
+    async def bytes_slowly() -> AsyncIterator[bytes]:
+        for byte in bytes(response.body):
+            await asyncio.sleep(pause_s)
+            yield bytes([byte])
+
+    return StreamingResponse(bytes_slowly(), response.status_code, media_type=response.media_type)
+
+
+def _bearer(request: Request, authorization: Annotated[str, Header()] = "") -> AccessToken:
+    server: AuthorizationServer = request.app.state.demo.authorization
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer":
+        raise Unauthenticated("a bearer token is required")
+    try:
+        return server.find(token)
+    except NotFound as error:
+        raise Unauthenticated("the access token is unknown or has expired") from error
+
+
+async def _json_body(request: Request) -> Resource:
+    try:
+        resource = json.loads(await request.body())
+    except ValueError as error:
+        raise InvalidRequest("the body is not JSON") from error
+    if not isinstance(resource, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    return resource
+
+
+async def _form_body(request: Request) -> tuple[tuple[str, str], ...]:
+    return tuple(parse_qsl((await request.body()).decode("utf-8", "replace")))
+
+
+Token = Annotated[AccessToken, Depends(_bearer)]
+Body = Annotated[Resource, Depends(_json_body)]
+SearchForm = Annotated[tuple[tuple[str, str], ...], Depends(_form_body)]
+
+
+@dataclass(frozen=True, slots=True)
+class FHIREndpoint:
+    """The interactions under one base URL, which is the authorization server's issuer."""
+
+    store: ResourceStore
+    authorization: AuthorizationServer
+    faults: EHRFaults
+
+    def router(self) -> APIRouter:
+        router = APIRouter(prefix="/fhir", route_class=FHIRRoute)
+        for name in ("smart-configuration", "openid-configuration"):
+            router.add_api_route(f"/.well-known/{name}", self.authorization.configuration)
+        router.add_api_route("/metadata", _capability_statement)
+        router.add_api_route("/{resource_type}/_search", self.search_by_form, methods=["POST"])
+        router.add_api_route("/{resource_type}/{resource_id}", self.read)
+        router.add_api_route("/{resource_type}", self.search)
+        router.add_api_route("/{resource_type}", self.create, methods=["POST"])
+        for path in ("", "/"):
+            router.add_api_route(path, self.transaction, methods=["POST"])
+        return router
+
+    def read(self, resource_type: str, resource_id: str, token: Token) -> Response:
+        _require(token, resource_type, "r")
+        resource = self.store.read(resource_type, resource_id)
+        if not visible_to(token.patient_id)(resource):
+            raise NotFound("no resource has this id")
+        return _fhir_response(as_seen(resource, self.faults))
+
+    def search(self, resource_type: str, request: Request, token: Token) -> Response:
+        return self._search(SearchQuery(resource_type, tuple(request.query_params.multi_items())), token)
+
+    def search_by_form(
+        self, resource_type: str, request: Request, form: SearchForm, token: Token
+    ) -> Response:
+        """Spec: FHIR R4 http.html#search, POST _search."""
+        return self._search(SearchQuery(resource_type, (*request.query_params.multi_items(), *form)), token)
+
+    def _search(self, query: SearchQuery, token: AccessToken) -> Response:
+        _require(token, query.resource_type, "s")
+        bundle = search_bundle(
+            self.store,
+            query,
+            base_url=self.authorization.issuer,
+            patient_id=token.patient_id,
+            faults=self.faults,
+        )
+        return _fhir_response(bundle)
+
+    def create(
+        self,
+        resource_type: str,
+        resource: Body,
+        token: Token,
+        if_none_exist: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        if resource.get("resourceType") != resource_type:
+            raise InvalidRequest("resourceType differs from the URL", expression="resourceType")
+        _require_writable(resource, token)
+        created = self.store.create(resource, if_none_exist=if_none_exist)
+        headers = {"Location": f"{self.authorization.issuer}/{created.reference}/_history/1"}
+        return _fhir_response(created.resource, 201 if created.created else 200, headers)
+
+    def transaction(self, bundle: Body, token: Token) -> Response:
+        if bundle.get("resourceType") != "Bundle" or bundle.get("type") != "transaction":
+            raise InvalidRequest("a Bundle of type transaction is expected", expression="Bundle.type")
+        for entry in bundle.get("entry", []):
+            _require_writable(entry.get("resource", {}), token)
+        return _fhir_response(_transaction_response(self.store.transaction(bundle)))
+
+
+def _require(token: AccessToken, resource_type: str, interaction: str) -> None:
+    if not ScopeSet.parse(token.scope).permits("patient", resource_type, interaction):
+        raise Forbidden(f"the token's scope does not allow {interaction} on {resource_type[:40]}")
+
+
+def _require_writable(resource: Resource, token: AccessToken) -> None:
+    _require(token, str(resource.get("resourceType")), "c")
+    if not visible_to(token.patient_id)(resource):
+        raise Forbidden("the resource is about another patient than the token")
+
+
+def _transaction_response(created: Iterable[Created]) -> Resource:
+    return {
+        "resourceType": "Bundle",
+        "type": "transaction-response",
+        "entry": [
+            {
+                "response": {
+                    "status": "201 Created" if one.created else "200 OK",
+                    "location": f"{one.reference}/_history/1",
+                    "etag": 'W/"1"',
+                    "lastModified": one.resource["meta"]["lastUpdated"],
+                }
+            }
+            for one in created
+        ],
+    }
+
+
+def _capability_statement() -> Response:
+    """Spec: FHIR R4 CapabilityStatement."""
+    return _fhir_response(
+        {
+            "resourceType": "CapabilityStatement",
+            "status": "active",
+            "date": "2026-11-01",
+            "kind": "instance",
+            "implementation": {"description": "Rayhook's demo EHR: phantoms and test files, no patients"},
+            "fhirVersion": "4.0.1",
+            "format": ["json"],
+            "rest": [
+                {
+                    "mode": "server",
+                    "interaction": [{"code": "transaction"}],
+                    "resource": [
+                        {
+                            "type": resource_type,
+                            "interaction": [{"code": "read"}, {"code": "search-type"}],
+                            "searchParam": [
+                                {"name": name, "type": "reference" if name in _REFERENCES else "token"}
+                                for name in parameters
+                            ],
+                        }
+                        for resource_type, parameters in SEARCHABLE.items()
+                    ],
+                }
+            ],
+        }
+    )
+
+
+def _fhir_response(resource: Resource, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse(
+        resource,
+        status_code=status,
+        headers={"Cache-Control": "no-store", **(headers or {})},
+        media_type=MEDIA_TYPE,
+    )

@@ -1,0 +1,137 @@
+"""What the demo PACS holds: files on disk and what was stored since, found by UID."""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from rayhook.deploy.demo.catalogue import Catalogue
+
+_LARGEST_INLINE = 1024
+_STUDY_TAGS = (
+    "AccessionNumber",
+    "ModalitiesInStudy",
+    "PatientID",
+    "PatientName",
+    "StudyDate",
+    "StudyDescription",
+    "StudyID",
+    "StudyInstanceUID",
+    "StudyTime",
+)
+_SERIES_TAGS = ("BodyPartExamined", "Modality", "SeriesDescription", "SeriesInstanceUID", "SeriesNumber")
+_INSTANCE_TAGS = ("InstanceNumber", "SOPClassUID", "SOPInstanceUID")
+_LEVELS = {
+    "studies": _STUDY_TAGS,
+    "series": (*_STUDY_TAGS, *_SERIES_TAGS),
+    "instances": (*_STUDY_TAGS, *_SERIES_TAGS, *_INSTANCE_TAGS),
+}
+_KEYS = {"studies": "StudyInstanceUID", "series": "SeriesInstanceUID", "instances": "SOPInstanceUID"}
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """One instance. `content` is its file, or its bytes if it came over the network."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    content: Path | bytes
+
+    def read(self) -> bytes:
+        return self.content.read_bytes() if isinstance(self.content, Path) else self.content
+
+    def header(self) -> Dataset:
+        return dcmread(BytesIO(self.read()), stop_before_pixels=True)
+
+    def transfer_syntax_uid(self) -> str:
+        return str(self.header().file_meta.TransferSyntaxUID)
+
+
+class Archive:
+    """Safe to share between threads."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._lock = threading.Lock()
+        self._instances = {
+            instance.sop_instance_uid: Archived(
+                study.study_instance_uid,
+                instance.series_instance_uid,
+                instance.sop_instance_uid,
+                instance.sop_class_uid,
+                instance.path,
+            )
+            for study in catalogue.studies
+            for instance in study.instances
+        }
+
+    def find(
+        self, *, study: str | None = None, series: str | None = None, instance: str | None = None
+    ) -> list[Archived]:
+        """Return the instances that fit, in the order in which they came."""
+        with self._lock:
+            held = list(self._instances.values())
+        return [
+            one
+            for one in held
+            if study in (None, one.study_instance_uid)
+            and series in (None, one.series_instance_uid)
+            and instance in (None, one.sop_instance_uid)
+        ]
+
+    def other_study(self, study: str) -> list[Archived]:
+        """Return the instances of some study that is not this one."""
+        others = [one for one in self.find() if one.study_instance_uid != study]
+        return [one for one in others if one.study_instance_uid == others[0].study_instance_uid]
+
+    def store(self, data: bytes) -> Archived | None:
+        """Return what was stored, None if it is no DICOM instance."""
+        try:
+            header = dcmread(BytesIO(data), stop_before_pixels=True)
+            archived = Archived(
+                study_instance_uid=str(header.StudyInstanceUID),
+                series_instance_uid=str(header.SeriesInstanceUID),
+                sop_instance_uid=str(header.SOPInstanceUID),
+                sop_class_uid=str(header.SOPClassUID),
+                content=data,
+            )
+        except (AttributeError, InvalidDicomError):
+            return None
+        with self._lock:
+            self._instances[archived.sop_instance_uid] = archived
+        return archived
+
+
+def search(instances: Iterable[Archived], level: str, query: dict[str, str]) -> list[dict[str, Any]]:
+    """Return one DICOM JSON object for each study, series or instance that has the asked values.
+
+    Spec: DICOM PS3.18 10.6 (Search Transaction), F.2 (DICOM JSON)
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for archived in instances:
+        header = archived.header()
+        if any(str(header.get(keyword, "")) != value for keyword, value in query.items()):
+            continue
+        answer = Dataset()
+        for keyword in _LEVELS[level]:
+            if keyword in header:
+                answer[keyword] = header[keyword]
+        found.setdefault(str(header[_KEYS[level]].value), answer.to_json_dict(suppress_invalid_tags=True))
+    return list(found.values())
+
+
+def metadata(archived: Archived) -> dict[str, Any]:
+    """Return the whole header as DICOM JSON, without values that belong in bulk data."""
+    header = archived.header()
+    for element in list(header):
+        if isinstance(element.value, bytes) and len(element.value) > _LARGEST_INLINE:
+            del header[element.tag]
+    answer: dict[str, Any] = header.to_json_dict(suppress_invalid_tags=True)
+    return answer

@@ -1,0 +1,150 @@
+"""Every setting of the service: read once, here, from the environment."""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rayhook.fhir.errors import InvalidRequest
+
+PREFIX = "RAYHOOK_"
+
+
+class Environment(StrEnum):
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+
+
+class LogFormat(StrEnum):
+    CONSOLE = "console"
+    JSON = "json"
+
+
+def default_engine_cache() -> Path:
+    """Return the user's cache folder for exported models. Spec: XDG Base Directory."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rayhook" / "engine"
+
+
+class StorageSettings(BaseSettings):
+    """Where an installation keeps its state: all that the commands beside the service need to know."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, populate_by_name=True)
+
+    data_dir: Path = Field(Path("var"), description="Folder of the keyring and the embedded database.")
+    database_url: str | None = Field(
+        None,
+        validation_alias="DATABASE_URL",
+        description="SQLAlchemy URL; SQLite in `data_dir` where it is not set.",
+    )
+    audit_anchor: Path | None = Field(
+        None,
+        description="Anchor file of the audit checkpoints; `audit-anchor.jsonl` in `data_dir` by default.",
+    )
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{(self.data_dir / 'rayhook.sqlite3').resolve()}"
+
+    @property
+    def anchor_path(self) -> Path:
+        return self.audit_anchor or self.data_dir / "audit-anchor.jsonl"
+
+    @property
+    def keyring_path(self) -> Path:
+        return self.data_dir / "keyring.json"
+
+
+class Settings(StorageSettings):
+    """Settings of one process, from `RAYHOOK_*` variables (`DATABASE_URL` is honoured too).
+
+    Raises pydantic.ValidationError, naming the setting, for a value of the wrong form or an insecure one in
+    production; `load_settings` refuses unknown `RAYHOOK_*` variables as well.
+    """
+
+    environment: Environment = Field(
+        Environment.PRODUCTION,
+        description="`development` allows http on loopback; `production` refuses to start insecurely.",
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="Port to listen on.")
+    public_base_url: str = Field(
+        "http://127.0.0.1:8000",
+        description="Base URL that EHRs and browsers use, without a trailing slash; CDS client JWTs name it in `aud`.",
+    )
+    engine_cache: Path = Field(
+        default_factory=default_engine_cache,
+        description="Folder of the models as exported for the engine; may be emptied at any time.",
+    )
+    ehr_registry: Path = Field(Path("ehrs.toml"), description="TOML file that registers the EHRs.")
+    organization: str = Field(
+        "Rayhook demo site", description="Name of the organization that operates the service."
+    )
+    tls_certificate: Path | None = Field(None, description="PEM certificate chain to serve https with.")
+    tls_key: Path | None = Field(None, description="PEM private key of `tls_certificate`.")
+    ca_bundle: Path | None = Field(
+        None, description="PEM bundle of the authorities that EHRs and PACS are checked against."
+    )
+    hook_wait_s: Annotated[float, Field(gt=0, le=0.45)] = Field(
+        0.4, description="Longest time a hook waits for a result, in seconds."
+    )
+    pipeline_threads: Annotated[int, Field(ge=1, le=64)] = Field(
+        2, description="Studies analysed at the same time."
+    )
+    decoder_processes: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="Child processes that decode images."
+    )
+    engine_threads: Annotated[int, Field(ge=1, le=256)] = Field(
+        max(1, (os.cpu_count() or 2) - 1), description="Threads of the inference engine."
+    )
+    job_lease_s: Annotated[float, Field(ge=5)] = Field(
+        120.0, description="Time after which an unfinished job is given to another worker, in seconds."
+    )
+    checkpoint_interval_s: Annotated[float, Field(ge=1)] = Field(
+        60.0, description="Time between signed audit checkpoints, in seconds."
+    )
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level logged.")
+    log_format: LogFormat = Field(LogFormat.JSON, description="`json` or `console`.")
+
+    @property
+    def development(self) -> bool:
+        return self.environment is Environment.DEVELOPMENT
+
+    @model_validator(mode="after")
+    def _base_url_is_canonical(self) -> Self:
+        parts = urlsplit(self.public_base_url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("public_base_url must be an http or https URL")
+        if self.public_base_url.endswith("/") or parts.query or parts.fragment:
+            raise ValueError("public_base_url must have no trailing slash, query or fragment")
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key are given together or not at all")
+        return self
+
+    @model_validator(mode="after")
+    def _production_is_secure(self) -> Self:
+        if not self.development and urlsplit(self.public_base_url).scheme != "https":
+            raise ValueError("public_base_url must be https in production")
+        return self
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Return the settings of the environment, `overrides` first.
+
+    Raises InvalidRequest for an unknown `RAYHOOK_*` variable: a misspelt setting must not be ignored.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for variable in sorted(os.environ):
+        if variable.startswith(PREFIX) and variable not in known and variable not in _TEST_VARIABLES:
+            raise InvalidRequest(f"unknown setting {variable}", code="unknown_setting", expression=variable)
+    return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks the overrides
+
+
+_TEST_VARIABLES = frozenset({"RAYHOOK_DATASETS", "RAYHOOK_REQUIRE_PEERS"})

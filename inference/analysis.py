@@ -1,0 +1,285 @@
+"""From DICOM files to results: decode, check identity, route, predict, and speak for the study."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.uid import UID
+
+from rayhook.fhir.errors import ImageRefused, OutOfScope, Unprocessable
+from rayhook.inference.decode import DecodeLimits, Decoder
+from rayhook.inference.dicom_attributes import Attributes
+from rayhook.inference.dicom_header import read_header
+from rayhook.inference.engine import InferenceEngine
+from rayhook.inference.identity import IdentityGuard
+from rayhook.inference.instance_attributes import read_uids
+from rayhook.inference.predict import Prediction, predict
+from rayhook.inference.preprocess import Prepared, prepare
+from rayhook.inference.registry import Manifest, ModelPackage
+from rayhook.inference.scope import route
+from rayhook.inference.series import Slice
+from rayhook.inference.study import (
+    AnalysisStatus,
+    DecodedInstance,
+    InstanceAttributes,
+    InstanceResult,
+    ModelIdentity,
+    StudyResult,
+)
+from rayhook.inference.verdict import conclude, identity_of
+
+# The engine takes images one by one: a small batch lets it begin while later images are still coming in.
+BATCH = 8
+
+_FIRST_ANSWER_S = 30.0
+_SECONDS_PER_IMAGE = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """The UIDs of an instance, as far as they could be read."""
+
+    sop_instance_uid: str | None = None
+    study_instance_uid: str | None = None
+    series_instance_uid: str | None = None
+    sop_class_uid: str | None = None
+
+    @classmethod
+    def of(cls, attributes: InstanceAttributes) -> Self:
+        return cls(
+            attributes.sop_instance_uid,
+            attributes.study_instance_uid,
+            attributes.series_instance_uid,
+            attributes.sop_class_uid,
+        )
+
+    @classmethod
+    def read(cls, data: bytes, limits: DecodeLimits) -> Self:
+        """Return the UIDs of a file whose image was refused."""
+        try:
+            uids = read_uids(Attributes.from_header(read_header(data, limits)))
+        except ImageRefused:
+            return cls()
+        keywords = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID")
+        return cls(*(uids[keyword] for keyword in keywords))
+
+    @property
+    def is_no_image(self) -> bool:
+        """Return whether the standard says that such an object is not an image."""
+        if self.sop_class_uid is None:
+            return False
+        name = UID(self.sop_class_uid).name
+        return name != self.sop_class_uid and "Image Storage" not in name
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """An image in scope, waiting for the engine; display: (rows, columns)."""
+
+    attributes: InstanceAttributes
+    display: NDArray[np.uint8]
+    prepared: Prepared
+    manifest: Manifest
+    elapsed_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """An image that the engine has seen."""
+
+    slice: Slice
+    result: InstanceResult
+
+
+class Analyser:
+    """Runs the models over images; safe to share between threads.
+
+    engines: one for each model, by model id.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[ModelPackage],
+        engines: Mapping[str, InferenceEngine],
+        decoder: Decoder,
+        *,
+        limits: DecodeLimits | None = None,
+    ) -> None:
+        self.manifests: tuple[Manifest, ...] = tuple(package.manifest for package in models)
+        self._packages = {package.manifest.id: package for package in models}
+        self._engines = engines
+        self._decoder = decoder
+        self._limits = limits or DecodeLimits()
+
+    @property
+    def identities(self) -> tuple[ModelIdentity, ...]:
+        """Return which models, in which version, an analysis would use."""
+        return tuple(identity_of(manifest) for manifest in self.manifests)
+
+    def manifest_of(self, identity: ModelIdentity | None) -> Manifest | None:
+        """Return the manifest of a model that a result names."""
+        return next((m for m in self.manifests if identity is not None and m.id == identity.id), None)
+
+    def instance(self, data: bytes) -> InstanceResult:
+        """Return what one DICOM file comes to by itself.
+
+        Raises EngineUnavailable or ModelIntegrityError; a file at fault is told in the result.
+        """
+        started = time.perf_counter()
+        decoded = self._decode(data, started)
+        if isinstance(decoded, InstanceResult):
+            return decoded
+        ready = self._prepare(decoded, started)
+        return ready if isinstance(ready, InstanceResult) else self._answer([ready])[0].result
+
+    def study(
+        self,
+        files: Iterable[bytes],
+        *,
+        expected_study_uid: str | None = None,
+        patient_identifiers: frozenset[str] = frozenset(),
+    ) -> StudyResult:
+        """Return what the files of one study come to; a bad file is told and never stops the rest.
+
+        Raises IdentityConflict if the files are not all of that study and of one patient,
+        EngineUnavailable or ModelIntegrityError, and whatever `files` raises.
+        """
+        started = time.perf_counter()
+        guard = IdentityGuard(expected_study_uid, patient_identifiers)
+        others: list[InstanceResult] = []
+        answered = self._answer_while_reading(self._read(files, guard, others))
+        return conclude(
+            [*others, *(one.result for one in answered)],
+            [one.slice for one in answered],
+            study_instance_uid=expected_study_uid,
+            elapsed_ms=_milliseconds_since(started),
+        )
+
+    def _answer_while_reading(self, images: Iterable[_Ready]) -> list[_Answered]:
+        """Return the engine's answers; the engine works while the next images are fetched and decoded."""
+        pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="predict")
+        try:
+            answers = [pool.submit(self._answer, batch) for batch in _batches(images)]
+            return [one for answer in answers for one in answer.result()]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _read(
+        self, files: Iterable[bytes], guard: IdentityGuard, others: list[InstanceResult]
+    ) -> Iterator[_Ready]:
+        """Yield the images in scope; what became of the others is added to `others`."""
+        for data in files:
+            started = time.perf_counter()
+            decoded = self._decode(data, started)
+            if isinstance(decoded, InstanceResult):
+                others.append(decoded)
+                continue
+            if not guard.admit(decoded):
+                continue
+            ready = self._prepare(decoded, started)
+            if isinstance(ready, InstanceResult):
+                others.append(ready)
+            else:
+                yield ready
+
+    def _decode(self, data: bytes, started: float) -> DecodedInstance | InstanceResult:
+        try:
+            return self._decoder.decode(data, limits=self._limits)
+        except ImageRefused as error:
+            names = _Names.read(data, self._limits)
+            if error.code == "no_pixel_data" and names.is_no_image:
+                other = OutOfScope("the object is not an image", code="not_an_image")
+                return _without_answer(other, names, started)
+            return _without_answer(error, names, started)
+
+    def _prepare(self, decoded: DecodedInstance, started: float) -> _Ready | InstanceResult:
+        attributes = decoded.attributes
+        try:
+            manifest = route(attributes, self.manifests)
+            prepared = prepare(
+                _only_frame(decoded),
+                pixel_spacing_mm=attributes.pixel_spacing_mm,
+                recipe=manifest.preprocessing,
+            )
+        except (ImageRefused, OutOfScope) as error:
+            return _without_answer(error, _Names.of(attributes), started)
+        # A copy: the decoded arrays share one mapping, which the display alone would keep in memory.
+        display = decoded.display[0].copy()
+        return _Ready(attributes, display, prepared, manifest, _milliseconds_since(started))
+
+    def _answer(self, batch: Sequence[_Ready]) -> list[_Answered]:
+        """Return the engines' answers, each model's images together."""
+        by_model: dict[str, list[_Ready]] = {}
+        for ready in batch:
+            by_model.setdefault(ready.manifest.id, []).append(ready)
+        return [one for model_id, images in by_model.items() for one in self._run(model_id, images)]
+
+    def _run(self, model_id: str, images: Sequence[_Ready]) -> Iterator[_Answered]:
+        started = time.perf_counter()
+        predictions = predict(
+            self._packages[model_id],
+            self._engines[model_id],
+            np.stack([ready.prepared.image for ready in images]),
+            timeout_s=_FIRST_ANSWER_S + _SECONDS_PER_IMAGE * len(images),
+        )
+        elapsed_ms = _milliseconds_since(started) / len(images)
+        labels = len(predictions) // len(images)
+        for index, ready in enumerate(images):
+            own = tuple(predictions[index * labels : (index + 1) * labels])
+            yield _answered(ready, own, ready.elapsed_ms + elapsed_ms)
+
+
+def _only_frame(decoded: DecodedInstance) -> NDArray[np.float32]:
+    if len(decoded.pixels) != 1:
+        raise OutOfScope("images of more than one frame are not analysed")
+    frame: NDArray[np.float32] = decoded.pixels[0]
+    return frame
+
+
+def _answered(ready: _Ready, predictions: tuple[Prediction, ...], elapsed_ms: float) -> _Answered:
+    attributes = ready.attributes
+    one = Slice(attributes, ready.display, ready.prepared.geometry, ready.manifest, predictions)
+    reasons = sorted({str(p.reason) for p in predictions if p.reason is not None})
+    result = InstanceResult(
+        sop_instance_uid=attributes.sop_instance_uid,
+        study_instance_uid=attributes.study_instance_uid,
+        series_instance_uid=attributes.series_instance_uid,
+        status=AnalysisStatus.ANALYSED if one.is_answered else AnalysisStatus.ABSTAINED,
+        findings=one.findings,
+        model=identity_of(ready.manifest),
+        error_code=reasons[0] if reasons else None,
+        reason=f"the model gave no answer: {', '.join(reasons)}" if reasons else None,
+        elapsed_ms=elapsed_ms,
+    )
+    return _Answered(one, result)
+
+
+def _without_answer(error: Unprocessable, names: _Names, started: float) -> InstanceResult:
+    return InstanceResult(
+        sop_instance_uid=names.sop_instance_uid,
+        study_instance_uid=names.study_instance_uid,
+        series_instance_uid=names.series_instance_uid,
+        status=AnalysisStatus.OUT_OF_SCOPE if isinstance(error, OutOfScope) else AnalysisStatus.REFUSED,
+        error_code=error.code,
+        reason=error.message,
+        elapsed_ms=_milliseconds_since(started),
+    )
+
+
+def _batches(items: Iterable[_Ready]) -> Iterator[list[_Ready]]:
+    batch: list[_Ready] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _milliseconds_since(started: float) -> float:
+    return (time.perf_counter() - started) * 1000.0

@@ -1,0 +1,76 @@
+"""Handing a finished report to the EHR, as far as the granted scope allows; told, never raised."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from rayhook.auth.registry import EHR
+from rayhook.auth.scopes import ScopeSet
+from rayhook.fhir.client import FHIRClient
+from rayhook.fhir.errors import InvalidRequest, RayhookError, UpstreamRefused
+from rayhook.fhir.references import parse_reference
+from rayhook.fhir.transport import Transport
+from rayhook.inference.job_table import Authorization
+from rayhook.inference.report import may_write, transaction
+from rayhook.inference.results import DeliveryState
+from rayhook.inference.study import AnalysisStatus, StudyReference, StudyResult
+
+DEADLINE_S = 10.0
+
+_TOLD = frozenset({AnalysisStatus.ABSTAINED, AnalysisStatus.ANALYSED})
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of the report at the EHR; `written` are the EHR's own references to it."""
+
+    state: DeliveryState
+    detail: str | None = None
+    written: tuple[str, ...] = ()
+
+
+def deliver(
+    transport: Transport,
+    ehr: EHR,
+    reference: StudyReference,
+    authorization: Authorization | None,
+    *,
+    result: StudyResult,
+    resources: Sequence[dict[str, Any]],
+) -> Delivery:
+    """Write the resources as one transaction of conditional creates, so that doing it twice does it once.
+
+    Studies that no model answered or tried are not written: a chart is not the place for what was not done.
+    """
+    if result.status not in _TOLD:
+        return Delivery(DeliveryState.NOT_PERMITTED, "no_model_answered")
+    if authorization is None:
+        return Delivery(DeliveryState.NOT_PERMITTED, "no_authorization")
+    if not may_write(ScopeSet.parse(authorization.scope)):
+        return Delivery(DeliveryState.NOT_PERMITTED, "scope_not_granted")
+    client = FHIRClient(
+        transport,
+        reference.fhir_base_url,
+        allowed_origins=ehr.fhir_origins,
+        access_token=authorization.access_token,
+    )
+    try:
+        answer = client.transaction(transaction(resources), deadline_s=DEADLINE_S)
+    except UpstreamRefused as error:
+        return Delivery(DeliveryState.NOT_PERMITTED, error.code)
+    except RayhookError as error:
+        return Delivery(DeliveryState.FAILED, error.code)
+    return Delivery(DeliveryState.DELIVERED, written=tuple(_locations(answer)))
+
+
+def _locations(answer: Mapping[str, Any]) -> Iterator[str]:
+    """Yield `Type/id` of each resource, as far as the EHR says where it went.
+
+    Spec: FHIR R4 http.html#transaction-response
+    """
+    for entry in answer["entry"]:
+        location = entry["response"].get("location")
+        with suppress(InvalidRequest, TypeError):
+            found = parse_reference(location)
+            yield f"{found.type}/{found.id}"

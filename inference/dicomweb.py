@@ -1,0 +1,221 @@
+"""Fetching a study's DICOM files over DICOMweb, one at a time, without holding the study in memory.
+
+Spec: DICOM PS3.18 10.4 (Retrieve Transaction), RFC 2387 (multipart/related)
+"""
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from email.message import Message
+
+import structlog
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser
+
+from rayhook.fhir.errors import (
+    IdentityConflict,
+    ImageRefused,
+    InvalidRequest,
+    NotFound,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
+from rayhook.fhir.references import is_uid
+from rayhook.fhir.transport import StreamedResponse, Transport
+from rayhook.inference.decode_limits import DecodeLimits
+from rayhook.inference.dicom_header import read_header
+from rayhook.inference.study import StudyReference
+
+log = structlog.get_logger()
+
+_MIB = 1 << 20
+_DICOM = "application/dicom"
+_MULTIPART = f'multipart/related; type="{_DICOM}"'
+# Some servers refuse the wildcard, some the parameter.
+_ACCEPT = (
+    f"{_MULTIPART}; transfer-syntax=*",
+    f"{_MULTIPART}; transfer-syntax=1.2.840.10008.1.2.1",
+    _MULTIPART,
+)
+_NOT_ACCEPTABLE = 406
+_STUDY_INSTANCE_UID = 0x0020000D
+_HEADER_BYTES = 1 * _MIB
+_CONTENT_TYPE = re.compile(rb"content-type", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalLimits:
+    """Bounds on one study. `max_bytes` is of all its files together."""
+
+    max_instances: int = 2_000
+    max_bytes: int = 1024 * _MIB
+    deadline_s: float = 120.0
+
+
+def retrieve_study(
+    transport: Transport,
+    reference: StudyReference,
+    *,
+    allowed_origins: frozenset[str],
+    access_token: str | None,
+    limits: RetrievalLimits,
+) -> Iterator[bytes]:
+    """Yield each DICOM file of the study as it comes in.
+
+    Raises NotFound, UpstreamRefused, UpstreamUnavailable, UpstreamTimeout and EgressDenied; UpstreamError for
+    an answer that is no multipart of DICOM files, is cut off, or is larger than the limits; IdentityConflict
+    if an instance is of another study than was asked for.
+    """
+    if not is_uid(reference.study_instance_uid):
+        raise InvalidRequest("the study's UID is malformed", code="invalid_uid")
+    deadline = time.monotonic() + limits.deadline_s
+    for number, accept in enumerate(_ACCEPT, start=1):
+        with transport.stream(
+            "GET",
+            f"{reference.dicomweb_url.rstrip('/')}/studies/{reference.study_instance_uid}",
+            allowed_origins=allowed_origins,
+            deadline_s=max(0.001, deadline - time.monotonic()),
+            headers=_headers(accept, access_token),
+            max_bytes=limits.max_bytes + _HEADER_BYTES,
+        ) as response:
+            if response.status == _NOT_ACCEPTABLE and number < len(_ACCEPT):
+                continue
+            yield from _instances(response, reference.study_instance_uid, limits)
+            return
+
+
+def _headers(accept: str, access_token: str | None) -> dict[str, str]:
+    """Accept-Encoding: compressing pixels again costs a server ten times what sending them does."""
+    headers = {"Accept": accept, "Accept-Encoding": "identity"}
+    if access_token is not None:
+        headers["Authorization"] = f"Bearer {access_token}"
+    return headers
+
+
+def _instances(response: StreamedResponse, study_uid: str, limits: RetrievalLimits) -> Iterator[bytes]:
+    _check_status(response.status)
+    count = size = 0
+    for instance in _parts(response):
+        count, size = count + 1, size + len(instance)
+        if count > limits.max_instances or size > limits.max_bytes:
+            raise UpstreamError("the study is larger than the limits", code="study_too_large")
+        _check_study(instance, study_uid)
+        yield instance
+    if count == 0:
+        raise NotFound("the PACS has no images of the study", code="study_not_found")
+    log.info("study_retrieved", instances=count, bytes=size)
+
+
+def _check_status(status: int) -> None:
+    if status == 200:  # noqa: PLR2004 (RFC 9110)
+        return
+    if status in (204, 404, 410):
+        raise NotFound("the PACS has no such study", code="study_not_found")
+    if status in (401, 403):
+        raise UpstreamRefused(f"the PACS answered {status} to the token")
+    if status in (408, 429) or status >= 500:  # noqa: PLR2004 (RFC 9110)
+        raise UpstreamUnavailable(f"the PACS answered {status}")
+    raise UpstreamError(f"the PACS answered {status}")
+
+
+def _check_study(instance: bytes, study_uid: str) -> None:
+    """Raise IdentityConflict if the file says that it is of another study; the decoder judges the rest."""
+    try:
+        header = read_header(instance, DecodeLimits())
+    except ImageRefused:
+        return
+    element = header.walk.elements.get(_STUDY_INSTANCE_UID)
+    if element is None or element.length == 0:
+        return
+    if element.value(header.body).rstrip(b"\0 ") != study_uid.encode("ascii"):
+        raise IdentityConflict(
+            "the PACS sent an image of another study", code="identity_conflict", expression="StudyInstanceUID"
+        )
+
+
+def _parts(response: StreamedResponse) -> Iterator[bytes]:
+    """Yield the parts of a multipart/related answer, or the one file of a plain answer."""
+    kind, parameters = _media_type(response.headers.get("content-type", ""))
+    if kind == _DICOM:
+        yield b"".join(response.iter_bytes())
+        return
+    boundary = parameters.get("boundary", "")
+    if kind != "multipart/related" or not boundary:
+        raise UpstreamError("the PACS did not answer with DICOM files", code="not_dicom_multipart")
+    collector = _PartCollector()
+    parser = collector.parser(boundary)
+    for chunk in response.iter_bytes():
+        try:
+            parser.write(chunk)
+        except FormParserError as error:
+            raise UpstreamError("the PACS's multipart is malformed", code="not_dicom_multipart") from error
+        yield from collector.take()
+    if not collector.ended:
+        raise UpstreamError("the PACS's answer is cut off", code="truncated_response")
+
+
+def _media_type(text: str) -> tuple[str, Mapping[str, str]]:
+    message = Message()
+    message["content-type"] = text.replace("\r", " ").replace("\n", " ")
+    return message.get_content_type(), dict(message.get_params(failobj=[])[1:])
+
+
+class _PartCollector:
+    """Gathers the parser's pieces into whole parts."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._whole: list[bytes] = []
+        self._part = bytearray()
+        self._name = bytearray()
+        self._value = bytearray()
+
+    def parser(self, boundary: str) -> MultipartParser:
+        return MultipartParser(
+            boundary.encode("latin-1"),
+            {
+                "on_end": self._on_end,
+                "on_header_begin": self._on_header_begin,
+                "on_header_end": self._on_header_end,
+                "on_header_field": self._on_header_field,
+                "on_header_value": self._on_header_value,
+                "on_part_begin": self._on_part_begin,
+                "on_part_data": self._on_part_data,
+                "on_part_end": self._on_part_end,
+            },
+        )
+
+    def take(self) -> list[bytes]:
+        whole, self._whole = self._whole, []
+        return whole
+
+    def _on_part_begin(self) -> None:
+        self._part = bytearray()
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self._part += memoryview(data)[start:end]
+
+    def _on_part_end(self) -> None:
+        self._whole.append(bytes(self._part))
+        self._part = bytearray()
+
+    def _on_end(self) -> None:
+        self.ended = True
+
+    def _on_header_begin(self) -> None:
+        self._name, self._value = bytearray(), bytearray()
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        if not _CONTENT_TYPE.fullmatch(self._name):
+            return
+        kind, _ = _media_type(self._value.decode("latin-1"))
+        if kind != _DICOM:
+            raise UpstreamError("a part of the PACS's answer is not DICOM", code="not_dicom_multipart")

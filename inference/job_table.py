@@ -1,0 +1,131 @@
+"""The row of a job, and what can be read from it with the keyring and without."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import msgspec
+from sqlalchemy import Column, LargeBinary
+from sqlmodel import Field, SQLModel
+
+from rayhook.auth.keys import Keyring
+from rayhook.inference.results import MAX_MESSAGE, seal, unseal
+from rayhook.inference.study import StudyReference
+
+
+class JobState(StrEnum):
+    """`failed` may be tried again where the row says so; `dead` used up its attempts without an answer."""
+
+    DEAD = "dead"
+    DONE = "done"
+    FAILED = "failed"
+    QUEUED = "queued"
+    REFUSED = "refused"
+    RUNNING = "running"
+
+    @property
+    def is_final(self) -> bool:
+        return self not in {JobState.QUEUED, JobState.RUNNING}
+
+
+class AnalysisJob(SQLModel, table=True):
+    """One analysis to do. Who and what it is about is sealed, and found by blind index."""
+
+    __tablename__ = "analysis_job"
+
+    id: str = Field(primary_key=True, max_length=32)
+    key: str = Field(max_length=64, unique=True)
+    state: str = Field(max_length=16, index=True)
+    attempts: int = 0
+    fence: int = 0
+    lease_until: float | None = None
+    ehr_id: str = Field(max_length=128)
+    patient_index: str = Field(max_length=64, index=True)
+    study_index: str = Field(max_length=64, index=True)
+    reference: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    authorization: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
+    request_id: str = Field(max_length=64)
+    error_code: str | None = Field(default=None, max_length=64)
+    error_message: str | None = Field(default=None, max_length=MAX_MESSAGE)
+    retryable: bool = False
+    result_id: str | None = Field(default=None, max_length=32)
+    created_at: float
+    updated_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """The EHR's token for one job: sealed while the job waits, erased when it ends."""
+
+    access_token: str = field(repr=False)
+    scope: str
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """What a job's row says openly."""
+
+    id: str
+    key: str
+    state: JobState
+    attempts: int
+    error_code: str | None
+    error_message: str | None
+    retryable: bool
+    result_id: str | None
+    request_id: str
+    created_at: float
+    updated_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoredJob:
+    row: JobRow
+    reference: StudyReference
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job in hand. `fence` rises with every claim: the highest one is the only one that counts."""
+
+    id: str
+    fence: int
+    attempts: int
+    reference: StudyReference
+    authorization: Authorization | None
+    request_id: str
+
+
+def open_row(job: AnalysisJob) -> JobRow:
+    return JobRow(
+        id=job.id,
+        key=job.key,
+        state=JobState(job.state),
+        attempts=job.attempts,
+        error_code=job.error_code,
+        error_message=job.error_message,
+        retryable=job.retryable,
+        result_id=job.result_id,
+        request_id=job.request_id,
+        created_at=job.created_at,
+        updated_at=job.updated_at,
+    )
+
+
+def open_reference(keyring: Keyring, job: AnalysisJob) -> StudyReference:
+    return msgspec.json.decode(
+        unseal(keyring, AnalysisJob, "reference", job.id, job.reference), type=StudyReference
+    )
+
+
+def open_authorization(keyring: Keyring, job: AnalysisJob) -> Authorization | None:
+    if job.authorization is None:
+        return None
+    plaintext = unseal(keyring, AnalysisJob, "authorization", job.id, job.authorization)
+    return msgspec.json.decode(plaintext, type=Authorization)
+
+
+def seal_authorization(keyring: Keyring, job_id: str, authorization: Authorization | None) -> bytes | None:
+    if authorization is None:
+        return None
+    return seal(keyring, AnalysisJob, "authorization", job_id, msgspec.json.encode(authorization))

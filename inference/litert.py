@@ -1,0 +1,158 @@
+"""The network as LiteRT runs it: exported from the pinned weights, checked, self-tested."""
+
+import contextlib
+import hashlib
+import io
+import os
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from rayhook.fhir.errors import EngineUnavailable, ModelIntegrityError
+from rayhook.inference.model import FEATURES, assign_weights, build_resnet50, serving_model, write_atomically
+from rayhook.inference.preprocess import Float
+from rayhook.inference.registry import ModelPackage
+
+_EXPORT_VERSION = 1
+_EXPORT_TIMEOUT_S = 300.0
+_GOLDEN_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOutput:
+    """logits: (n, labels).  features: (n, 2048).  cam: (n, h, w, labels), its average is the logit."""
+
+    logits: Float
+    features: Float
+    cam: Float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpecification:
+    """All that a process needs to run one exported network."""
+
+    path: Path
+    sha256: str
+    input_size: int
+    map_side: int
+    labels: int
+    golden_logits: tuple[float, ...]
+    threads: int
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return (self.input_size, self.input_size, 3)
+
+    @property
+    def output_length(self) -> int:
+        """Return the number of floats of one image's logits, features and map."""
+        return self.labels + FEATURES + self.map_side**2 * self.labels
+
+    def unpack(self, flat: Float) -> EngineOutput:
+        """Return rows of output_length floats (n, …) as the engine's output."""
+        features = self.labels + FEATURES
+        cam = flat[:, features:].reshape(-1, self.map_side, self.map_side, self.labels)
+        return EngineOutput(flat[:, : self.labels], flat[:, self.labels : features], cam)
+
+
+def golden_input(input_size: int) -> Float:
+    """Return the synthetic image (s, s, 3) whose logits a manifest pins: waves, the same on any machine."""
+    axis = np.arange(input_size, dtype=np.float64) / input_size
+    rows, columns = np.meshgrid(axis, axis, indexing="ij")
+    waves = [np.sin(2 * np.pi * (k * rows + (5 - k) * columns)) for k in (1, 2, 3)]
+    return np.stack(waves, axis=-1).astype(np.float32)
+
+
+def export_litert(package: ModelPackage, cache_dir: Path) -> Path:
+    """Return the package's network as a LiteRT file, converted once and then taken from cache_dir.
+
+    The conversion runs in a process of its own, so TensorFlow never enters this one. The file is
+    checked against the digest beside it, and converted again if it is not whole.
+    Raises ModelIntegrityError if the weights are not those pinned, EngineUnavailable if the
+    conversion fails.
+    """
+    manifest = package.manifest
+    parts = (_EXPORT_VERSION, manifest.weights_sha256, manifest.input_size, manifest.output_stride)
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    path = cache_dir / f"{manifest.id}-{key}.tflite"
+    if _is_whole(path):
+        return path
+    package.verify()
+    cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    process = get_context("spawn").Process(target=_convert, args=(package, path))
+    process.start()
+    process.join(_EXPORT_TIMEOUT_S)
+    if process.is_alive():
+        process.kill()
+    process.join()
+    if process.exitcode != 0 or not _is_whole(path):
+        raise EngineUnavailable("the network could not be converted for the engine")
+    return path
+
+
+class Runtime:
+    """The LiteRT interpreter on one verified file, self-tested."""
+
+    def __init__(self, specification: EngineSpecification) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self.specification = specification
+        if _digest(specification.path) != specification.sha256:
+            raise ModelIntegrityError("the engine's file has another SHA-256 than when it was exported")
+        interpreter = Interpreter(str(specification.path), num_threads=specification.threads)
+        self._run = interpreter.get_signature_runner()
+        logits = self.infer(golden_input(specification.input_size))[: specification.labels]
+        if not np.allclose(logits, specification.golden_logits, rtol=0.0, atol=_GOLDEN_TOLERANCE):
+            raise ModelIntegrityError("the engine's answer to the golden input is not the manifest's")
+
+    def infer(self, image: Float) -> Float:
+        """Return one image's outputs, flat (output_length,)."""
+        output = self._run(image=image[np.newaxis])
+        return np.concatenate([output[name].ravel() for name in ("logits", "features", "cam")])
+
+
+def specify(package: ModelPackage, cache_dir: Path, *, threads: int) -> EngineSpecification:
+    """Return what a process needs to run the package's network; exports it first if need be."""
+    path = export_litert(package, cache_dir)
+    manifest = package.manifest
+    return EngineSpecification(
+        path=path,
+        sha256=_sidecar(path).read_text(encoding="ascii"),
+        input_size=manifest.input_size,
+        map_side=manifest.input_size // manifest.output_stride,
+        labels=len(manifest.labels),
+        golden_logits=manifest.golden_logits,
+        threads=threads,
+    )
+
+
+def _convert(package: ModelPackage, path: Path) -> None:
+    """Write the LiteRT file and its digest; runs in a process of its own."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+
+    manifest = package.manifest
+    model = build_resnet50(manifest.input_size, len(manifest.labels), output_stride=manifest.output_stride)
+    assign_weights(model, package.weights())
+    with contextlib.redirect_stdout(io.StringIO()):  # the converter prints every tensor it captures
+        data: bytes = tf.lite.TFLiteConverter.from_keras_model(serving_model(model)).convert()
+    write_atomically(path, data)
+    write_atomically(_sidecar(path), hashlib.sha256(data).hexdigest().encode())
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return _digest(path) == _sidecar(path).read_text(encoding="ascii")
+    except FileNotFoundError:
+        return False
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

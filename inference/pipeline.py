@@ -1,0 +1,342 @@
+"""One job from claim to delivery: the one function that reads top to bottom."""
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from sqlmodel import Session
+
+from rayhook.audit.events import AuditKind, Outcome
+from rayhook.audit.record import AuditEntry, AuditLog
+from rayhook.auth.database_types import Sessions
+from rayhook.auth.keys import Keyring
+from rayhook.auth.registry import EHR, EHRRegistry
+from rayhook.auth.scopes import ScopeSet
+from rayhook.fhir.client import FHIRClient
+from rayhook.fhir.correlation import request_id
+from rayhook.fhir.errors import (
+    EgressDenied,
+    ModelIntegrityError,
+    NotFound,
+    RateLimited,
+    RayhookError,
+    ServiceUnavailable,
+    Unprocessable,
+    UpstreamError,
+    UpstreamRefused,
+)
+from rayhook.fhir.references import oid_uri
+from rayhook.fhir.transport import Transport
+from rayhook.inference import jobs
+from rayhook.inference.analysis import Analyser
+from rayhook.inference.delivery import Delivery, deliver
+from rayhook.inference.dicomweb import RetrievalLimits, retrieve_study
+from rayhook.inference.job_table import Authorization, ClaimedJob, JobRow, JobState
+from rayhook.inference.read_ahead import read_ahead
+from rayhook.inference.report import build_resources
+from rayhook.inference.results import DeliveryState, set_delivery
+from rayhook.inference.study import AnalysisStatus, StudyResult
+
+AGENT = "rayhook"
+
+_AHEAD_BYTES = 256 << 20
+_READ_DEADLINE_S = 5.0
+_PASSING = (EgressDenied, ModelIntegrityError, NotFound, RateLimited, ServiceUnavailable, UpstreamError)
+_KINDS = {
+    AnalysisStatus.ABSTAINED: AuditKind.INFERENCE_STUDY_ABSTAINED,
+    AnalysisStatus.ANALYSED: AuditKind.INFERENCE_STUDY_ANALYSED,
+    AnalysisStatus.OUT_OF_SCOPE: AuditKind.INFERENCE_STUDY_OUT_OF_SCOPE,
+    AnalysisStatus.REFUSED: AuditKind.INFERENCE_STUDY_REFUSED,
+}
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One claim of a job, and how far its retrieval has come.
+
+    authorization: None too where the token has run out.
+    """
+
+    claimed: ClaimedJob
+    authorization: Authorization | None
+    instances: int = 0
+    is_retrieving: bool = False
+
+    @property
+    def access_token(self) -> str | None:
+        return self.authorization.access_token if self.authorization else None
+
+    def permits_reading(self, resource_type: str) -> bool:
+        """Return whether the granted scope lets this attempt read a resource of that type."""
+        scope = self.authorization.scope if self.authorization else ""
+        return ScopeSet.parse(scope).permits(None, resource_type, "r")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """Runs jobs.
+
+    Each access to a patient's data is audited in the transaction that prolongs the job's lease, each end of
+    a job in the transaction that ends it: where the audit cannot be written, nothing goes on.
+    organization: who operates the service, as named in reports.
+    """
+
+    registry: EHRRegistry
+    sessions: Sessions
+    keyring: Keyring
+    audit: AuditLog
+    transport: Transport
+    analyser: Analyser
+    organization: str
+    limits: RetrievalLimits = field(default_factory=RetrievalLimits)
+    lease_s: float = 120.0
+    clock: Callable[[], float] = time.time
+
+    def run(self, job_id: str) -> None:
+        """Do the job if it is free. Every end is recorded; after a crash the lease runs out and it is done again.
+
+        Raises ServiceUnavailable where the database or the audit cannot be written.
+        """
+        claimed = self._claim(job_id)
+        if claimed is None:
+            return
+        correlation = request_id.set(claimed.request_id)
+        try:
+            self._run(_Attempt(claimed, self._living(claimed.authorization)))
+        finally:
+            request_id.reset(correlation)
+
+    def _run(self, attempt: _Attempt) -> None:
+        reference = attempt.claimed.reference
+        try:
+            ehr = self._find_ehr(reference.ehr_id)
+            identifiers = self._read_patient_identifiers(attempt, ehr)
+            with closing(self._retrieve(attempt, ehr)) as files:
+                result = self.analyser.study(
+                    files, expected_study_uid=reference.study_instance_uid, patient_identifiers=identifiers
+                )
+            manifest = self.analyser.manifest_of(result.model)
+            resources = build_resources(reference, result, manifest, organization=self.organization)
+            result_id = self._store(attempt, result, resources)
+        except RayhookError as error:
+            self._end_without_result(attempt, error)
+            return
+        if result_id is None:
+            return
+        delivery = deliver(
+            self.transport, ehr, reference, attempt.authorization, result=result, resources=resources
+        )
+        self._record_delivery(attempt, result_id, delivery)
+
+    def _claim(self, job_id: str) -> ClaimedJob | None:
+        """Take the job; one that has used up its attempts is audited as it dies."""
+        with self.sessions() as session:
+            before = jobs.load_job(session, job_id)
+            claimed = jobs.claim(session, self.keyring, job_id, lease_s=self.lease_s, clock=self.clock)
+            after = jobs.load_job(session, job_id)
+            if before is not None and after is not None and after.state is JobState.DEAD is not before.state:
+                self._record_death(session, after)
+            session.commit()
+        return claimed
+
+    def _record_death(self, session: Session, row: JobRow) -> None:
+        log.error("job_dead", job=row.id, attempts=row.attempts)
+        entry = AuditEntry(
+            AuditKind.INFERENCE_JOB_FAILED,
+            Outcome.MAJOR_FAILURE,
+            agent=AGENT,
+            detail={"job": row.id, "code": row.error_code or "", "attempts": str(row.attempts)},
+            request_id=row.request_id,
+        )
+        self.audit.record(session, entry)
+
+    def _living(self, authorization: Authorization | None) -> Authorization | None:
+        return authorization if authorization and authorization.expires_at > self.clock() else None
+
+    def _find_ehr(self, ehr_id: str) -> EHR:
+        ehr = self.registry.by_id(ehr_id)
+        if ehr is None:
+            raise EgressDenied("the EHR of this job is not registered any more", code="ehr_unknown")
+        return ehr
+
+    def _read_patient_identifiers(self, attempt: _Attempt, ehr: EHR) -> frozenset[str]:
+        """Return the identifier values of the Patient; none where the scope does not let us know them."""
+        if not attempt.permits_reading("Patient"):
+            return frozenset()
+        reference = attempt.claimed.reference
+        client = FHIRClient(
+            self.transport,
+            reference.fhir_base_url,
+            allowed_origins=ehr.fhir_origins,
+            access_token=attempt.access_token,
+        )
+        patient = client.read("Patient", reference.patient_id, deadline_s=_READ_DEADLINE_S)
+        self._keep(attempt, _entry(attempt, AuditKind.FHIR_RESOURCE_READ))
+        return _identifier_values(patient)
+
+    def _retrieve(self, attempt: _Attempt, ehr: EHR) -> Generator[bytes]:
+        """Yield the study's files, keeping the lease while they come, and audit when the last one has."""
+        files = retrieve_study(
+            self.transport,
+            attempt.claimed.reference,
+            allowed_origins=ehr.fhir_origins | frozenset(ehr.dicomweb_origins),
+            access_token=self._dicomweb_token(attempt),
+            limits=self.limits,
+        )
+        attempt.is_retrieving = True
+        kept_at = self.clock()
+        with closing(read_ahead(_counted(files, attempt), max_bytes=_AHEAD_BYTES)) as ahead:
+            for data in ahead:
+                if self.clock() - kept_at > self.lease_s / 3:
+                    self._keep(attempt)
+                    kept_at = self.clock()
+                yield data
+        attempt.is_retrieving = False
+        received = {"instances": str(attempt.instances)}
+        self._keep(attempt, _entry(attempt, AuditKind.DICOMWEB_STUDY_RETRIEVED, detail=received))
+
+    def _dicomweb_token(self, attempt: _Attempt) -> str | None:
+        """Return the EHR's token for the PACS that asks for it, and for no other.
+
+        Spec: SMART App Launch 2.2.0, extension requires-access-token
+        """
+        if not attempt.claimed.reference.token_required:
+            return None
+        if attempt.access_token is None:
+            had_one = attempt.claimed.authorization is not None
+            code = "authorization_expired" if had_one else "authorization_missing"
+            raise UpstreamRefused("the images need an access token that the EHR has to give", code=code)
+        return attempt.access_token
+
+    def _keep(self, attempt: _Attempt, *accesses: AuditEntry) -> None:
+        """Prolong the lease, and audit what was accessed under it, be it still ours or not."""
+        with self.sessions() as session:
+            is_ours = jobs.renew(session, attempt.claimed, lease_s=self.lease_s, clock=self.clock)
+            for entry in accesses:
+                self.audit.record(session, entry)
+            session.commit()
+        if not is_ours:
+            raise ServiceUnavailable("the job has gone to another worker", code="lease_lost")
+
+    def _store(
+        self, attempt: _Attempt, result: StudyResult, resources: Sequence[dict[str, Any]]
+    ) -> str | None:
+        """End the job with its result, which erases the token; None where the job has gone to another."""
+        with self.sessions() as session:
+            result_id = jobs.complete(
+                session, self.keyring, attempt.claimed, result, resources, clock=self.clock
+            )
+            if result_id is not None:
+                self.audit.record(session, _result_entry(attempt, result))
+            session.commit()
+        log.info(
+            "study_ended",
+            status=result.status.value,
+            images=len(result.instances),
+            stored=result_id is not None,
+        )
+        return result_id
+
+    def _end_without_result(self, attempt: _Attempt, error: RayhookError) -> None:
+        """End the job as refused or failed, which erases the token, and audit what was accessed before."""
+        log.warning("job_ended_without_result", code=error.code, attempts=attempt.claimed.attempts)
+        with self.sessions() as session:
+            for entry in _interrupted_access(attempt, error):
+                self.audit.record(session, entry)
+            if self._end(session, attempt.claimed, error):
+                self.audit.record(session, _end_entry(attempt, error))
+            session.commit()
+
+    def _end(self, session: Session, claimed: ClaimedJob, error: RayhookError) -> bool:
+        if isinstance(error, Unprocessable):
+            return jobs.refuse(session, claimed, code=error.code, message=error.message, clock=self.clock)
+        return jobs.fail(
+            session,
+            claimed,
+            code=error.code,
+            message=error.message,
+            retryable=isinstance(error, _PASSING),
+            clock=self.clock,
+        )
+
+    def _record_delivery(self, attempt: _Attempt, result_id: str, delivery: Delivery) -> None:
+        with self.sessions() as session:
+            set_delivery(session, result_id, delivery.state, delivery.detail)
+            self.audit.record(session, _delivery_entry(attempt, delivery))
+            session.commit()
+        log.info("result_delivery", state=delivery.state.value, detail=delivery.detail)
+
+
+def _counted(files: Iterator[bytes], attempt: _Attempt) -> Generator[bytes]:
+    for data in files:
+        attempt.instances += 1
+        yield data
+
+
+def _entry(
+    attempt: _Attempt,
+    kind: AuditKind,
+    outcome: Outcome = Outcome.SUCCESS,
+    *,
+    entities: tuple[str, ...] = (),
+    detail: Mapping[str, str] | None = None,
+) -> AuditEntry:
+    reference = attempt.claimed.reference
+    return AuditEntry(
+        kind,
+        outcome,
+        ehr_id=reference.ehr_id,
+        agent=AGENT,
+        patient_id=reference.patient_id,
+        entities=(
+            f"Patient/{reference.patient_id}",
+            f"ImagingStudy/{reference.imaging_study_id}",
+            oid_uri(reference.study_instance_uid),
+            *entities,
+        ),
+        detail={"job": attempt.claimed.id, **(detail or {})},
+    )
+
+
+def _result_entry(attempt: _Attempt, result: StudyResult) -> AuditEntry:
+    model = result.model
+    detail = {"images": str(len(result.instances))}
+    if model is not None:
+        detail |= {"model": f"{model.id}:{model.version}", "weights_sha256": model.weights_sha256}
+    return _entry(attempt, _KINDS[result.status], detail=detail)
+
+
+def _interrupted_access(attempt: _Attempt, error: RayhookError) -> Iterator[AuditEntry]:
+    """Yield what had been received of the study, or where it must not be fetched from."""
+    detail = {"code": error.code, "instances": str(attempt.instances)}
+    if attempt.is_retrieving:
+        yield _entry(attempt, AuditKind.DICOMWEB_STUDY_FAILED, Outcome.SERIOUS_FAILURE, detail=detail)
+    if isinstance(error, EgressDenied):
+        yield _entry(attempt, AuditKind.TRANSPORT_ADDRESS_REFUSED, Outcome.SERIOUS_FAILURE, detail=detail)
+
+
+def _end_entry(attempt: _Attempt, error: RayhookError) -> AuditEntry:
+    refused = isinstance(error, Unprocessable)
+    kind = AuditKind.INFERENCE_STUDY_REFUSED if refused else AuditKind.INFERENCE_JOB_FAILED
+    return _entry(attempt, kind, Outcome.SERIOUS_FAILURE, detail={"code": error.code})
+
+
+def _delivery_entry(attempt: _Attempt, delivery: Delivery) -> AuditEntry:
+    if delivery.state is DeliveryState.DELIVERED:
+        return _entry(attempt, AuditKind.FHIR_RESULT_WRITTEN, entities=delivery.written)
+    permitted = delivery.state is not DeliveryState.NOT_PERMITTED
+    outcome = Outcome.SERIOUS_FAILURE if permitted else Outcome.MINOR_FAILURE
+    return _entry(
+        attempt, AuditKind.FHIR_RESULT_WRITE_REFUSED, outcome, detail={"code": delivery.detail or ""}
+    )
+
+
+def _identifier_values(patient: Mapping[str, Any]) -> frozenset[str]:
+    identifiers = patient.get("identifier", [])
+    values = (item.get("value") for item in identifiers if isinstance(item, dict))
+    return frozenset(value.strip() for value in values if isinstance(value, str) and value.strip())

@@ -1,0 +1,250 @@
+"""Model packages: what a model is for, how to run it, how good it was found, and its pinned weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from rayhook.fhir.errors import ModelIntegrityError
+from rayhook.inference.model import Arrays, load_weights, read_verified
+from rayhook.inference.preprocess import Float, Preprocessing
+
+MODELS = Path(__file__).parent / "models"
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.safetensors"
+
+_TINY = 1e-12
+
+REFERENCE = "reference.features"
+
+
+class ModelStatus(StrEnum):
+    """Whether a model was ever validated on the kind of images it would see; none is cleared."""
+
+    EXPERIMENTAL = "experimental"
+    VALIDATED = "validated"
+
+
+@dataclass(frozen=True, slots=True)
+class Coding:
+    """Spec: FHIR R4 Coding."""
+
+    system: str
+    code: str
+    display: str
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Platt scaling of a logit: probability = 1 / (1 + exp(-(a * logit + b)))."""
+
+    a: float
+    b: float
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One output of the network.
+
+    threshold: calibrated probability from which the answer is positive.
+    cam_scale: value of the class activation map that is shown as full heat.
+    """
+
+    name: str
+    finding: Coding
+    body_site: Coding
+    threshold: float
+    calibration: Calibration
+    cam_scale: float
+    radlex: Coding | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceRule:
+    """Which MR series a model is meant for.
+
+    words: one of them in the series description, protocol or sequence name, case-insensitive.
+    excluded_words: none of them there.  inversion_time_ms: where the attribute is present.
+    """
+
+    name: str
+    plane: str
+    words: tuple[str, ...]
+    excluded_words: tuple[str, ...]
+    inversion_time_ms: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfDistribution:
+    """Distance of an image's features to its neighbour-th nearest training image that is too far."""
+
+    threshold: float
+    neighbour: int
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Figures of the shipped weights on one set of patients.
+
+    unit: what is counted, "slice" or "series".  estimates: by name, interval over patients.
+    """
+
+    dataset: str
+    subset: str
+    unit: str
+    patients: int
+    count: int
+    positives: int
+    estimates: dict[str, Estimate]
+    limits: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quantisation:
+    """What int8 weights changed against float32 on the held-out images."""
+
+    scheme: str
+    max_logit_difference: float
+    mean_logit_difference: float
+    auc_float32: float
+    auc_shipped: float
+
+
+@dataclass(frozen=True, slots=True)
+class Abstention:
+    """Share of images of one kind on which the model gave no answer."""
+
+    images: str
+    count: int
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAttribute:
+    """One attribute of the model card. Spec: 45 CFR 170.315(b)(11)(iv)(B), by its number there."""
+
+    number: int
+    title: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All that is said about a model; the weights file is pinned by its digest.
+
+    golden_logits: of the engine's deterministic synthetic input, for the self-test at warm-up.
+    """
+
+    id: str
+    version: str
+    title: str
+    intended_use: str
+    limits: tuple[str, ...]
+    status: ModelStatus
+    modality: str
+    body_parts: tuple[str, ...]
+    sop_class_uids: tuple[str, ...]
+    sequence: SequenceRule
+    output_stride: int
+    preprocessing: Preprocessing
+    labels: tuple[Label, ...]
+    ood: OutOfDistribution
+    golden_logits: tuple[float, ...]
+    weights_sha256: str
+    licence: str
+    training_data: str
+    recipe_sha256: str
+    quantisation: Quantisation | None = None
+    evaluations: tuple[Evaluation, ...] = ()
+    abstentions: tuple[Abstention, ...] = ()
+    card: tuple[SourceAttribute, ...] = ()
+
+    @property
+    def input_size(self) -> int:
+        """Return the side of the network's square input, in pixels."""
+        return self.preprocessing.input_size
+
+
+@dataclass(frozen=True)
+class ModelPackage:
+    """A folder with manifest.json and weights.safetensors."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def weights_path(self) -> Path:
+        """Return the path of the weights file."""
+        return self.folder / WEIGHTS
+
+    def weights(self) -> Arrays:
+        """Return the float32 weights; raises ModelIntegrityError if they are not those pinned."""
+        return load_weights(self.weights_path, sha256=self.manifest.weights_sha256)
+
+    def verify(self) -> None:
+        """Raise ModelIntegrityError unless the weights file is the one that the manifest pins."""
+        read_verified(self.weights_path, sha256=self.manifest.weights_sha256)
+
+    @cached_property
+    def reference(self) -> Float:
+        """Return features (m, 2048) of training images, each of length 1; read once.
+
+        Raises ModelIntegrityError as verify does.
+        """
+        pinned = self.manifest.weights_sha256
+        features = load_weights(self.weights_path, sha256=pinned, prefix=REFERENCE).get(REFERENCE)
+        if features is None:
+            raise ModelIntegrityError(f"weights file lacks {REFERENCE}")
+        return unit_rows(features)
+
+
+def unit_rows(features: Float) -> Float:
+    """Return each row divided by its length."""
+    unit: Float = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), _TINY)
+    return unit
+
+
+def load_models(folder: Path | None = None) -> tuple[ModelPackage, ...]:
+    """Return the packages in a folder, by id; weights are read later.
+
+    Raises ModelIntegrityError on a manifest that does not fit, or two of one id.
+    """
+    paths = sorted((folder or MODELS).glob(f"*/{MANIFEST}"))
+    packages = tuple(ModelPackage(folder=path.parent, manifest=_read(path)) for path in paths)
+    ids = [package.manifest.id for package in packages]
+    if len(set(ids)) < len(ids):
+        raise ModelIntegrityError("two model packages have the same id")
+    return packages
+
+
+def find_model(packages: Sequence[ModelPackage], model_id: str) -> ModelPackage | None:
+    """Return the package of that id, if there is one."""
+    return next((package for package in packages if package.manifest.id == model_id), None)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return the manifest as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def _read(path: Path) -> Manifest:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ModelIntegrityError(
+            f"manifest of {path.parent.name} does not fit the schema: {error}"
+        ) from error

@@ -1,0 +1,106 @@
+"""Who made a result: the Device that the model is, and the Provenance that binds results to it."""
+
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from rayhook.fhir import codes
+from rayhook.fhir.codes import Coding, DeviceNameType, DeviceStatus, ProvenanceEntityRole
+from rayhook.fhir.references import DICOM_UID_SYSTEM, oid_uri
+from rayhook.inference.registry import Manifest
+from rayhook.inference.report_key import model_key
+from rayhook.inference.report_observation import Subject, tag_of
+from rayhook.inference.report_text import narrative
+from rayhook.inference.statement import INVESTIGATIONAL
+from rayhook.inference.study import AnalysisStatus, ModelIdentity
+
+Resource = dict[str, Any]
+
+_PROFILES = "http://hl7.org/fhir/uv/aitransparency/StructureDefinition"
+_SEEN = frozenset({AnalysisStatus.ABSTAINED, AnalysisStatus.ANALYSED})
+
+
+def build_device(model: ModelIdentity, manifest: Manifest | None, *, organization: str) -> Resource:
+    """Return the model as a Device; other weights are another Device.
+
+    Spec: HL7 AI Transparency 1.0.0-ballot, AI-Device
+    """
+    key = model_key(model)
+    title = manifest.title if manifest else model.id
+    return {
+        "resourceType": "Device",
+        "id": key.id,
+        "meta": {"profile": [f"{_PROFILES}/AI-Device"], "tag": [tag_of(key)]},
+        "text": narrative(f"{title}, version {model.version}", INVESTIGATIONAL),
+        "extension": [
+            {
+                "url": codes.AI_KIND_EXTENSION,
+                "valueCodeableConcept": codes.DEEP_LEARNING_MODEL.concept(),
+            }
+        ],
+        "identifier": [key.identifier],
+        "status": DeviceStatus.ACTIVE.value,
+        "manufacturer": "The Rayhook authors",
+        "deviceName": [{"name": title, "type": DeviceNameType.MODEL_NAME.value}],
+        "modelNumber": model.id,
+        "type": _fixed(codes.ARTIFICIAL_INTELLIGENCE),
+        "version": list(_versions(model)),
+        "owner": {"type": "Organization", "display": organization},
+        "note": [{"text": INVESTIGATIONAL}],
+        "safety": [{"text": "Investigational"}],
+    }
+
+
+def build_provenance(
+    subject: Subject, model: ModelIdentity, targets: Sequence[Resource], *, organization: str
+) -> Resource:
+    """Return what made `targets`, from which images.
+
+    Spec: HL7 AI Transparency 1.0.0-ballot, AI-Provenance
+    """
+    key = subject.key("provenance")
+    return {
+        "resourceType": "Provenance",
+        "id": key.id,
+        "meta": {
+            "profile": [f"{_PROFILES}/AI-Provenance"],
+            "security": [codes.AI_ASSERTED.json()],
+            "tag": [tag_of(key)],
+        },
+        "text": narrative("Made by a neural network from the images named here.", INVESTIGATIONAL),
+        "target": [{"reference": f"{target['resourceType']}/{target['id']}"} for target in targets],
+        "occurredDateTime": subject.issued,
+        "recorded": subject.issued,
+        "reason": [codes.AI_ASSERTED.concept(), codes.TREATMENT.concept()],
+        "activity": codes.CREATE.concept(),
+        "agent": [
+            {
+                "type": codes.AUTHOR.concept(),
+                "role": [_fixed(codes.ARTIFICIAL_INTELLIGENCE)],
+                "who": {"reference": f"Device/{model_key(model).id}"},
+                "onBehalfOf": {"type": "Organization", "display": organization},
+            }
+        ],
+        "entity": list(_sources(subject)),
+    }
+
+
+def _versions(model: ModelIdentity) -> Iterator[Resource]:
+    yield {"type": {"text": "model"}, "value": model.version}
+    yield {"type": {"text": "weights SHA-256"}, "value": model.weights_sha256}
+    yield {"type": {"text": "Rayhook"}, "value": version("rayhook")}
+
+
+def _sources(subject: Subject) -> Iterator[Resource]:
+    """Yield the study, then each image that the model saw."""
+    role = ProvenanceEntityRole.SOURCE.value
+    yield {"role": role, "what": {"reference": f"ImagingStudy/{subject.reference.imaging_study_id}"}}
+    for instance in subject.result.instances:
+        if instance.status in _SEEN and instance.sop_instance_uid is not None:
+            identifier = {"system": DICOM_UID_SYSTEM, "value": oid_uri(instance.sop_instance_uid)}
+            yield {"role": role, "what": {"identifier": identifier}}
+
+
+def _fixed(coding: Coding) -> Resource:
+    """Return the concept without its display: the profiles fix the whole value, and theirs has none."""
+    return {"coding": [{"system": coding.system, "code": coding.code}]}

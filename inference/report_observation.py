@@ -1,0 +1,186 @@
+"""The Observations of a result: one for the whole study, and one for each finding looked for."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any
+
+from rayhook.fhir import codes
+from rayhook.fhir.codes import Coding, ObservationStatus
+from rayhook.fhir.r4 import decimal
+from rayhook.inference.registry import Manifest
+from rayhook.inference.report_key import ResourceKey, model_key, result_key
+from rayhook.inference.report_text import answer_sentence, conclusion, narrative
+from rayhook.inference.statement import INVESTIGATIONAL
+from rayhook.inference.study import AnalysisStatus, Finding, StudyReference, StudyResult
+
+Resource = dict[str, Any]
+
+COMPONENT_SYSTEM = "urn:rayhook:component"
+
+_DATA_ABSENT_REASON_URL = "http://hl7.org/fhir/StructureDefinition/data-absent-reason"
+_INTERPRETATION = "http://terminology.hl7.org/CodeSystem/v3-ObservationInterpretation"
+_POSITIVE = Coding(codes.SNOMED, "10828004", "Positive")
+_NEGATIVE = Coding(codes.SNOMED, "260385009", "Negative")
+_INTERPRETED = {
+    True: Coding(_INTERPRETATION, "POS", "Positive"),
+    False: Coding(_INTERPRETATION, "NEG", "Negative"),
+}
+_THRESHOLD = Coding(COMPONENT_SYSTEM, "decision-threshold", "Decision threshold")
+_KEY_IMAGE = Coding(
+    COMPONENT_SYSTEM, "key-image", "SOP Instance UID of the image that shows the finding best"
+)
+_ABSENT_REASONS = {
+    AnalysisStatus.ABSTAINED: codes.UNKNOWN,
+    AnalysisStatus.OUT_OF_SCOPE: codes.UNSUPPORTED,
+    AnalysisStatus.REFUSED: codes.DATA_ERROR,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What every resource of one result says of whose it is and when: a result under its reference."""
+
+    reference: StudyReference
+    result: StudyResult
+
+    @property
+    def is_answered(self) -> bool:
+        """Return whether a model answered; without it nothing may look like a result."""
+        return self.result.status is AnalysisStatus.ANALYSED
+
+    @property
+    def issued(self) -> str:
+        """Return the time of the analysis as a FHIR instant."""
+        return (
+            self.result.analysed_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        )
+
+    def key(self, part: str) -> ResourceKey:
+        """Return the key of one of the result's resources."""
+        return result_key(self.reference, self.result, part)
+
+    def elements(self, key: ResourceKey) -> Resource:
+        """Return what DiagnosticReport and Observations have in common.
+
+        Spec: FHIR R4 Resource.meta; HL7 AI Transparency 1.0.0-ballot (AIAST on what an AI asserts)
+        """
+        based_on = self.reference.service_request
+        effective: Resource = {"effectiveDateTime": self.reference.started}
+        if self.reference.started is None:
+            reason = {"url": _DATA_ABSENT_REASON_URL, "valueCode": codes.UNKNOWN.code}
+            effective = {"_effectiveDateTime": {"extension": [reason]}}
+        return {
+            "id": key.id,
+            "meta": {"security": [codes.AI_ASSERTED.json()], "tag": [tag_of(key)]},
+            "identifier": [key.identifier],
+            **({"basedOn": [{"reference": based_on}]} if based_on else {}),
+            "subject": {"reference": f"Patient/{self.reference.patient_id}"},
+            **effective,
+            "issued": self.issued,
+        }
+
+
+def tag_of(key: ResourceKey) -> dict[str, str]:
+    """Return the key as a tag: by `_tag` a Provenance, which has no identifier in R4, is found again."""
+    return {"system": key.system, "code": key.value}
+
+
+def build_observations(subject: Subject, manifest: Manifest | None) -> list[Resource]:
+    """Return the study's Observation first, then one for each finding that the model looks for."""
+    members = list(_members(subject, manifest))
+    return [_panel(subject, manifest, members), *members]
+
+
+def _panel(subject: Subject, manifest: Manifest | None, members: Sequence[Resource]) -> Resource:
+    """Return the opinion on the whole study.
+
+    Spec: DICOM PS3.16 CID 7002 (Impression); FHIR R4 Observation, obs-6
+    """
+    text = conclusion(subject.result, manifest)
+    said = {"valueString": text} if subject.is_answered else _absence(subject.result)
+    links = [{"reference": f"Observation/{member['id']}"} for member in members]
+    return {
+        **_observation(subject, "study"),
+        "text": narrative(*text.splitlines()),
+        "code": codes.IMPRESSION.concept(),
+        **said,
+        **({"hasMember": links} if links else {}),
+    }
+
+
+def _members(subject: Subject, manifest: Manifest | None) -> Iterator[Resource]:
+    if subject.is_answered:
+        yield from (_finding(subject, finding) for finding in subject.result.findings)
+    elif manifest is not None and subject.result.model is not None:
+        for label in manifest.labels:
+            asked = Coding(label.finding.system, label.finding.code, label.finding.display)
+            yield {
+                **_observation(subject, f"finding.{asked.code}"),
+                "text": narrative(f"{asked.display}: no answer.", INVESTIGATIONAL),
+                "code": asked.concept(),
+                **_absence(subject.result),
+            }
+
+
+def _finding(subject: Subject, finding: Finding) -> Resource:
+    """Return one finding's answer, its probability also as a component for those who skip extensions.
+
+    Spec: HL7 AI Transparency 1.0.0-ballot (AIconfidence); DICOM PS3.16 (122157 Probability)
+    """
+    value = _POSITIVE if finding.positive else _NEGATIVE
+    side = "at or above" if finding.positive else "below"
+    site = Coding(codes.SNOMED, finding.body_site_code or "", finding.body_site_display or "")
+    return {
+        **_observation(subject, f"finding.{finding.code}"),
+        "extension": [{"url": codes.AI_CONFIDENCE_EXTENSION, "valueDecimal": decimal(finding.probability)}],
+        "text": narrative(answer_sentence(finding), INVESTIGATIONAL),
+        "code": Coding(finding.system, finding.code, finding.display).concept(),
+        "valueCodeableConcept": value.concept(f"{side} the model's threshold"),
+        "interpretation": [_INTERPRETED[finding.positive].concept()],
+        "note": [{"text": INVESTIGATIONAL}],
+        **({"bodySite": site.concept()} if finding.body_site_code else {}),
+        "component": list(_components(subject, finding)),
+    }
+
+
+def _components(subject: Subject, finding: Finding) -> Iterator[Resource]:
+    yield {"code": codes.PROBABILITY.concept(), "valueQuantity": _ratio(finding.probability)}
+    yield {"code": _THRESHOLD.concept(), "valueQuantity": _ratio(finding.threshold)}
+    image = subject.result.key_image
+    if image is not None:
+        yield {"code": _KEY_IMAGE.concept(), "valueString": image.sop_instance_uid}
+
+
+def _observation(subject: Subject, part: str) -> Resource:
+    """Return what the study's Observation and the findings have in common."""
+    result = subject.result
+    status = ObservationStatus.PRELIMINARY if subject.is_answered else ObservationStatus.CANCELLED
+    study = {"reference": f"ImagingStudy/{subject.reference.imaging_study_id}"}
+    aggregation = f", {result.aggregation} over slices" if result.aggregation else ""
+    by_model: Resource = {}
+    if result.model is not None:
+        by_model = {
+            "method": {"text": f"Convolutional neural network{aggregation}"},
+            "device": {"reference": f"Device/{model_key(result.model).id}"},
+        }
+    return {
+        "resourceType": "Observation",
+        **subject.elements(subject.key(part)),
+        "partOf": [study],
+        "status": status.value,
+        "category": [codes.IMAGING.concept()],
+        **by_model,
+        "derivedFrom": [study],
+    }
+
+
+def _absence(result: StudyResult) -> Resource:
+    """Return why there is no value, in a code and in words."""
+    reason = _ABSENT_REASONS[result.status]
+    note = f"{result.reason}. {INVESTIGATIONAL}" if result.reason else INVESTIGATIONAL
+    return {"dataAbsentReason": reason.concept(result.status.value), "note": [{"text": note}]}
+
+
+def _ratio(value: float) -> Resource:
+    return {"value": decimal(value), "unit": "1", "system": codes.UCUM, "code": "1"}

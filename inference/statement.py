@@ -1,0 +1,55 @@
+"""The wording of what the service is and of what a result leaves out, in one place for every output."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from rayhook.inference.study import AnalysisStatus, InstanceResult, StudyResult
+
+INVESTIGATIONAL = (
+    "Investigational software, not cleared or approved by any regulator and not for diagnostic use. "
+    "A qualified person has to read the images; this output must not be the basis of a clinical decision."
+)
+
+INVESTIGATIONAL_SHORT = "Investigational, not for diagnostic use."
+
+
+def incomplete(instances: Iterable[InstanceResult]) -> str | None:
+    """Return the sentence that says how many images could not be read and why, None if all could be."""
+    every = tuple(instances)
+    codes = Counter(i.error_code or "unknown" for i in every if i.status is AnalysisStatus.REFUSED)
+    if not codes:
+        return None
+    reasons = ", ".join(f"{code}: {count}" for code, count in sorted(codes.items()))
+    return f"Incomplete: {codes.total()} of {len(every)} images could not be read ({reasons})."
+
+
+def limits(result: StudyResult) -> tuple[str, ...]:
+    """Return one sentence for each way in which the result does not speak for the whole study."""
+    sentences = (incomplete(result.instances), _unanswered(result), _out_of_scope(result), _series(result))
+    return tuple(sentence for sentence in sentences if sentence is not None)
+
+
+def _unanswered(result: StudyResult) -> str | None:
+    count = _count(result, AnalysisStatus.ABSTAINED)
+    return f"The model gave no answer on {count} of {len(result.instances)} images." if count else None
+
+
+def _out_of_scope(result: StudyResult) -> str | None:
+    count = _count(result, AnalysisStatus.OUT_OF_SCOPE)
+    if not count:
+        return None
+    return f"{count} of {len(result.instances)} images are outside the scope of every model and were not analysed."
+
+
+def _series(result: StudyResult) -> str | None:
+    """Return which series the findings are of, and which others the same model looked at."""
+    if result.status is not AnalysisStatus.ANALYSED or result.series_instance_uid is None:
+        return None
+    analysed = {i.series_instance_uid for i in result.instances if i.status is AnalysisStatus.ANALYSED}
+    others = sorted(uid for uid in analysed - {result.series_instance_uid} if uid is not None)
+    sentence = f"Series analysed: {result.series_instance_uid}"
+    return f"{sentence} (highest), {', '.join(others)}." if others else f"{sentence}."
+
+
+def _count(result: StudyResult, status: AnalysisStatus) -> int:
+    return sum(instance.status is status for instance in result.instances)

@@ -1,0 +1,162 @@
+"""What the pipeline passes from step to step: frozen, free of protocol and of storage."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class AnalysisStatus(StrEnum):
+    """What became of one instance or one study."""
+
+    ABSTAINED = "abstained"
+    ANALYSED = "analysed"
+    OUT_OF_SCOPE = "out_of_scope"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyReference:
+    """Where one study's images are, and whose they are, as its EHR tells it.
+
+    `imaging_study_id` is the logical id of the ImagingStudy, `patient_id` that of the Patient.
+    `dicomweb_url` is the WADO-RS base without a trailing slash.
+    `token_required` says that the EHR's token has to be shown to `dicomweb_url`
+    (SMART extension requires-access-token).
+    `source_version` changes when the EHR's ImagingStudy does: new images make a new analysis.
+    """
+
+    ehr_id: str
+    fhir_base_url: str
+    patient_id: str
+    imaging_study_id: str
+    study_instance_uid: str
+    dicomweb_url: str
+    token_required: bool
+    source_version: str = ""
+    started: str | None = None
+    modalities: tuple[str, ...] = ()
+    description: str | None = None
+    service_request: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceAttributes:
+    """The DICOM attributes that routing, geometry and reports need; patient names are not among them."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    transfer_syntax_uid: str
+    patient_id: str | None
+    modality: str
+    body_part_examined: str | None
+    series_description: str | None
+    study_description: str | None
+    protocol_name: str | None
+    sequence_name: str | None
+    image_type: tuple[str, ...]
+    inversion_time_ms: float | None
+    echo_time_ms: float | None
+    repetition_time_ms: float | None
+    pixel_spacing_mm: tuple[float, float] | None
+    slice_location_mm: float | None
+    image_orientation: tuple[float, ...] | None
+    instance_number: int | None
+    acquisition_datetime: datetime | None
+    rows: int
+    columns: int
+    number_of_frames: int
+    photometric_interpretation: str
+    burned_in_annotation: str | None
+    window: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedInstance:
+    """One instance's pixels after the Modality LUT, in MONOCHROME2 sense.
+
+    pixels: (frames, rows, columns), float32; Hounsfield units for CT.
+    display: (frames, rows, columns), uint8, after the VOI LUT or window: what a person would see.
+    sha256 is that of the DICOM file's bytes.
+    warnings are stable snake_case codes.
+    """
+
+    attributes: InstanceAttributes
+    pixels: NDArray[np.float32]
+    display: NDArray[np.uint8]
+    sha256: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One label's answer. `probability` is calibrated, 0..1; `positive` compares it with `threshold`."""
+
+    code: str
+    system: str
+    display: str
+    probability: float
+    threshold: float
+    positive: bool
+    body_site_code: str | None = None
+    body_site_display: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    id: str
+    version: str
+    weights_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceResult:
+    """What one instance came to. `reason` says why, for every status but `analysed`."""
+
+    sop_instance_uid: str | None
+    study_instance_uid: str | None
+    series_instance_uid: str | None
+    status: AnalysisStatus
+    findings: tuple[Finding, ...] = ()
+    model: ModelIdentity | None = None
+    error_code: str | None = None
+    reason: str | None = None
+    elapsed_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class KeyImage:
+    """The image that carried a finding. PNGs are grey-level and overlay renderings, no text burned in."""
+
+    sop_instance_uid: str
+    series_instance_uid: str
+    rows: int
+    columns: int
+    image_png: bytes
+    overlay_png: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StudyResult:
+    """What one study came to under one model.
+
+    `findings` are series-level: the aggregation is named in `aggregation`.
+    `slice_probabilities` are in slice order, one per analysed instance.
+    """
+
+    study_instance_uid: str
+    series_instance_uid: str | None
+    status: AnalysisStatus
+    reason: str | None
+    findings: tuple[Finding, ...]
+    model: ModelIdentity | None
+    aggregation: str | None
+    instances: tuple[InstanceResult, ...]
+    slice_probabilities: tuple[float, ...]
+    key_image: KeyImage | None
+    analysed_at: datetime
+    elapsed_ms: float

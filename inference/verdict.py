@@ -1,0 +1,78 @@
+"""What the images of a study come to together."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from rayhook.inference.aggregate import AGGREGATION, too_few_usable
+from rayhook.inference.registry import Manifest
+from rayhook.inference.series import SeriesAnalysis, Slice, analyse_series
+from rayhook.inference.study import AnalysisStatus, InstanceResult, ModelIdentity, StudyResult
+
+_REASONS_TOLD = 3
+
+
+def conclude(
+    instances: Sequence[InstanceResult],
+    slices: Sequence[Slice],
+    *,
+    study_instance_uid: str | None,
+    elapsed_ms: float,
+) -> StudyResult:
+    """Return the study's result: that of its highest series, or why there is none.
+
+    slices: those images that the model has seen.  study_instance_uid: None to take it from the images.
+    """
+    analyses = analyse_series(slices)
+    status, reason = _judge(instances, analyses)
+    top = analyses[0] if status is AnalysisStatus.ANALYSED else None
+    tried = analyses[0].manifest if analyses else next((one.manifest for one in slices), None)
+    named = (i.study_instance_uid for i in instances if i.study_instance_uid is not None)
+    return StudyResult(
+        study_instance_uid=study_instance_uid or next(named, ""),
+        series_instance_uid=top.series_instance_uid if top else None,
+        status=status,
+        reason=reason,
+        findings=top.findings if top else (),
+        model=identity_of(tried) if tried else None,
+        aggregation=AGGREGATION if top else None,
+        instances=tuple(instances),
+        slice_probabilities=top.slice_probabilities if top else (),
+        key_image=top.key_image if top else None,
+        analysed_at=datetime.now(UTC),
+        elapsed_ms=elapsed_ms,
+    )
+
+
+def identity_of(manifest: Manifest) -> ModelIdentity:
+    """Return the identity that results carry."""
+    return ModelIdentity(id=manifest.id, version=manifest.version, weights_sha256=manifest.weights_sha256)
+
+
+def _judge(
+    instances: Sequence[InstanceResult], analyses: Sequence[SeriesAnalysis]
+) -> tuple[AnalysisStatus, str | None]:
+    """Return the study's status and the reason for any but `analysed`.
+
+    A positive answer stands on the images that were read; a negative one needs nearly all of them.
+    """
+    counts = Counter(instance.status for instance in instances)
+    refused, abstained = counts[AnalysisStatus.REFUSED], counts[AnalysisStatus.ABSTAINED]
+    if not analyses and abstained:
+        return AnalysisStatus.ABSTAINED, _reasons(instances)
+    if not analyses:
+        is_scope = counts[AnalysisStatus.OUT_OF_SCOPE] > 0 and refused == 0
+        return AnalysisStatus.OUT_OF_SCOPE if is_scope else AnalysisStatus.REFUSED, _reasons(instances)
+    is_positive = any(finding.positive for finding in analyses[0].findings)
+    usable = counts[AnalysisStatus.ANALYSED]
+    if not is_positive and too_few_usable(usable=usable, unusable=refused + abstained):
+        return AnalysisStatus.ABSTAINED, f"too few images could be used: {_reasons(instances)}"
+    return AnalysisStatus.ANALYSED, None
+
+
+def _reasons(instances: Sequence[InstanceResult]) -> str:
+    """Return the commonest reasons why images have no answer, with their counts."""
+    counts = Counter(i.reason for i in instances if i.reason is not None)
+    commonest = counts.most_common(_REASONS_TOLD)
+    told = [f"{reason} ({count} of {len(instances)} images)" for reason, count in commonest]
+    return "; ".join(told) or "the study holds no images"

@@ -1,0 +1,118 @@
+"""Who looks, at which patient: the session cookie, and the audit of what is refused."""
+
+from dataclasses import dataclass
+
+from fastapi import Request
+from starlette.responses import Response
+
+from rayhook.audit.events import AuditKind, Outcome
+from rayhook.audit.record import AuditEntry
+from rayhook.auth.principal import SMARTUser
+from rayhook.auth.registry import EHR
+from rayhook.auth.sessions import SMARTSession, find_session
+from rayhook.fhir.errors import Forbidden, RayhookError, Unauthenticated
+from rayhook.smart_app.dependencies import SMARTDependencies
+
+
+@dataclass(frozen=True, slots=True)
+class Cookies:
+    """Host-bound, partitioned cookies on https; on plain loopback, which has neither, a cookie of its own name.
+
+    Spec: RFC 6265bis section 4.1.3.2 (`__Host-`); CHIPS (`Partitioned`), for the EHR shows us in a frame
+    """
+
+    secure: bool
+
+    @property
+    def session(self) -> str:
+        return "__Host-rayhook-session" if self.secure else "rayhook-development-session"
+
+    @property
+    def launch(self) -> str:
+        return "__Host-rayhook-launch" if self.secure else "rayhook-development-launch"
+
+    def put(self, response: Response, name: str, value: str, *, max_age_s: int) -> None:
+        """Written by hand: Python 3.11's cookies do not know `Partitioned`."""
+        rules = "Secure; SameSite=None; Partitioned" if self.secure else "SameSite=Lax"
+        response.headers.append(
+            "Set-Cookie", f"{name}={value}; Path=/; Max-Age={max_age_s}; HttpOnly; {rules}"
+        )
+
+    def drop(self, response: Response, name: str) -> None:
+        self.put(response, name, "", max_age_s=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """A person with a live session and a patient in context."""
+
+    ehr: EHR
+    patient_id: str
+    session: SMARTSession
+
+    @property
+    def user(self) -> SMARTUser:
+        return SMARTUser(
+            ehr=self.ehr,
+            fhir_user=self.session.fhir_user,
+            patient_id=self.patient_id,
+            scopes=self.session.scopes,
+            client_id=self.session.client_id,
+            name=self.session.name,
+        )
+
+    def may(self, resource_type: str, interaction: str) -> bool:
+        return self.session.scopes.permits(None, resource_type, interaction)
+
+
+class Gate:
+    """Lets a browser in by its cookie, and tells the audit of everybody it does not let in."""
+
+    def __init__(self, deps: SMARTDependencies) -> None:
+        self._deps = deps
+        self._cookies = Cookies(deps.secure)
+
+    def viewer(self, request: Request) -> Viewer:
+        """Raise Unauthenticated without a live session, Forbidden without a patient or the right to read."""
+        session_id = request.cookies.get(self._cookies.session)
+        found = None if session_id is None else self._find(session_id)
+        ehr = None if found is None else self._deps.registry.by_id(found.ehr_id)
+        if found is None or ehr is None:
+            raise self.refused(Unauthenticated("no live session"), None)
+        if found.patient_id is None:
+            raise self.refused(Forbidden("your EHR named no patient"), None)
+        viewer = Viewer(ehr, found.patient_id, found)
+        if not viewer.may("DiagnosticReport", "r"):
+            raise self.refused(
+                Forbidden("not permitted by your EHR: reading of DiagnosticReport"), viewer.user
+            )
+        return viewer
+
+    def _find(self, session_id: str) -> SMARTSession | None:
+        with self._deps.sessions() as session:
+            found = find_session(session, self._deps.keyring, session_id, clock=self._deps.clock)
+            session.commit()
+        return found
+
+    def refused(self, error: RayhookError, user: SMARTUser | None, *entities: str) -> RayhookError:
+        """Record that access was denied, and return the error to raise."""
+        with self._deps.sessions() as session:
+            self._deps.audit.record(
+                session,
+                AuditEntry(
+                    kind=AuditKind.SMART_APP_ACCESS_DENIED,
+                    outcome=Outcome.SERIOUS_FAILURE,
+                    ehr_id=None if user is None else user.ehr.id,
+                    agent=None if user is None else agent_of(user),
+                    patient_id=None if user is None else user.patient_id,
+                    entities=entities,
+                    detail={"code": error.code},
+                ),
+            )
+            session.commit()
+        return error
+
+
+def agent_of(user: SMARTUser) -> str:
+    """Return who acts, for the audit: the person, or where the EHR does not say who, its client."""
+    return user.fhir_user or user.client_id

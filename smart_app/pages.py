@@ -1,0 +1,113 @@
+"""HTML answers: templates, headers, static files, and errors as pages."""
+
+from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Any
+
+import structlog
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from starlette.responses import HTMLResponse, Response
+
+from rayhook.auth.registry import EHR, EHRRegistry
+from rayhook.fhir.correlation import request_id
+from rayhook.fhir.errors import InvalidRequest, NotFound, RayhookError, Unauthenticated
+from rayhook.inference.statement import INVESTIGATIONAL
+
+_HERE = Path(__file__).parent
+_MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_CSP = (
+    "default-src 'none'; base-uri 'none'; connect-src 'self'; form-action 'self'; img-src 'self'; "
+    "script-src 'self'; style-src 'self'; frame-ancestors {ancestors}"
+)
+
+log = structlog.get_logger(__name__)
+
+
+class Pages:
+    """Renders templates; only registered EHRs may show them in a frame."""
+
+    def __init__(self, registry: EHRRegistry) -> None:
+        self._registry = registry
+        self._environment = Environment(
+            loader=FileSystemLoader(_HERE / "templates"),
+            autoescape=select_autoescape(),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.globals["investigational"] = INVESTIGATIONAL
+        self._static = {
+            path.name: path.read_bytes()
+            for path in (_HERE / "static").iterdir()
+            if path.suffix in _MEDIA_TYPES
+        }
+
+    def render(self, template: str, *, ehr: EHR | None, status: int = 200, **values: object) -> Response:
+        """Return a page that may be framed by `ehr`, or by every registered EHR where none is known yet."""
+        html = self._environment.get_template(template).render(values)
+        return HTMLResponse(html, status_code=status, headers=self.headers(ehr))
+
+    def problem(self, error: RayhookError) -> Response:
+        if isinstance(error, Unauthenticated):
+            error = Unauthenticated("your Rayhook session has ended, or was never opened")
+        return self.render(
+            "problem.html", ehr=None, status=error.status, error=error, request_id=request_id.get()
+        )
+
+    def headers(self, ehr: EHR | None) -> dict[str, str]:
+        """Return the headers of everything that shows a patient's data.
+
+        The referrer stays within our origin: with none at all, browsers send `Origin: null` with our forms.
+        Spec: W3C CSP Level 3; Fetch, "serializing a request origin"
+        """
+        ehrs = self._registry if ehr is None else (ehr,)
+        return {
+            "Cache-Control": "no-store",
+            "Content-Security-Policy": _CSP.format(ancestors=_ancestors(ehrs)),
+            "Referrer-Policy": "same-origin",
+            "X-Content-Type-Options": "nosniff",
+        }
+
+    def static(self, name: str) -> Response:
+        content = self._static.get(name)
+        if content is None:
+            raise NotFound("static: no such file")
+        return Response(
+            content,
+            media_type=_MEDIA_TYPES[Path(name).suffix],
+            headers={"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"},
+        )
+
+
+def _ancestors(ehrs: Iterable[EHR]) -> str:
+    origins = sorted({origin for ehr in ehrs for origin in ehr.frame_ancestors})
+    return " ".join(origins) or "'none'"
+
+
+def page_route(pages: Pages) -> type[APIRoute]:
+    """Return the route class whose errors are pages that the EHR's frame may show."""
+
+    class PageRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def with_error_pages(request: Request) -> Response:
+                try:
+                    return await handle(request)
+                except RequestValidationError as error:
+                    return pages.problem(_invalid(error))
+                except RayhookError as error:
+                    log.info("page_refused", status=error.status, code=error.code)
+                    return pages.problem(error)
+
+            return with_error_pages
+
+    return PageRoute
+
+
+def _invalid(error: RequestValidationError) -> InvalidRequest:
+    field = str(error.errors()[0]["loc"][-1])
+    return InvalidRequest(f"{field}: is missing or has the wrong form", expression=field)

@@ -1,0 +1,22 @@
+"""All routes of the SMART app and of our own FHIR endpoint."""
+
+from fastapi import APIRouter
+
+from rayhook.smart_app.access import Gate
+from rayhook.smart_app.dependencies import SMARTDependencies
+from rayhook.smart_app.fhir_api import build_fhir_router
+from rayhook.smart_app.launch import build_launch_router
+from rayhook.smart_app.pages import Pages
+from rayhook.smart_app.results import build_result_router
+
+__all__ = ["SMARTDependencies", "build_router"]
+
+
+def build_router(deps: SMARTDependencies) -> APIRouter:
+    pages = Pages(deps.registry)
+    gate = Gate(deps)
+    router = APIRouter()
+    router.include_router(build_launch_router(deps, pages))
+    router.include_router(build_result_router(deps, pages, gate))
+    router.include_router(build_fhir_router(deps, gate))
+    return router

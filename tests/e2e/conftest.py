@@ -1,0 +1,81 @@
+"""The whole product as `make run` starts it, and a browser in front of it."""
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from rayhook.deploy.demo.catalogue import Catalogue, build_catalogue
+from rayhook.deploy.demo.run import DemoAddresses, demo_peers, rayhook_process, wait_until_ready
+from tests.conftest import absent
+
+CHROMIUM = os.environ.get("CHROMIUM", shutil.which("chromium") or "")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@dataclass(frozen=True)
+class Demo:
+    addresses: DemoAddresses
+    catalogue: Catalogue
+    data_dir: Path
+
+    def patient(self, *, phantom: bool, containing: str = "") -> str:
+        return next(
+            study.patient_id
+            for study in self.catalogue.studies
+            if study.is_phantom == phantom and containing in study.description
+        )
+
+
+def _free_ports() -> int:
+    """Return a port whose two followers are free as well."""
+    while True:
+        with socket.socket() as first:
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+        try:
+            for offset in range(3):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port + offset))
+        except OSError:
+            continue
+        return port
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory, mri_lgg: Path) -> Iterator[Demo]:
+    data_dir = tmp_path_factory.mktemp("demo")
+    addresses = DemoAddresses.from_port(_free_ports())
+    catalogue = build_catalogue(data_dir / "pacs", mri_lgg)
+    with demo_peers(catalogue, addresses, data_dir), rayhook_process(addresses, data_dir) as process:
+        wait_until_ready(addresses.rayhook, process)
+        yield Demo(addresses, catalogue, data_dir)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM:
+        absent("Chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    yield page
+    context.close()

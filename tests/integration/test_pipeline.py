@@ -1,0 +1,445 @@
+"""The pipeline against the demo EHR and PACS on loopback, with their faults switched on one by one."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import structlog
+from sqlalchemy import text
+
+from rayhook.audit.chain import verify
+from rayhook.audit.review import recent
+from rayhook.deploy.demo.catalogue import Catalogue, DemoInstance, DemoStudy
+from rayhook.deploy.demo.ehr import create_ehr
+from rayhook.deploy.demo.ehr_faults import EHRFaults
+from rayhook.deploy.demo.ehr_seed import imaging_study_id, order_id
+from rayhook.deploy.demo.pacs import PACSFaults, create_pacs
+from rayhook.deploy.demo.run import serving
+from rayhook.fhir.r4 import validate
+from rayhook.inference import jobs
+from rayhook.inference.delivery import deliver
+from rayhook.inference.dicomweb import RetrievalLimits
+from rayhook.inference.jobs import Authorization, DeliveryState, JobState
+from rayhook.inference.study import AnalysisStatus, StudyReference
+from tests.integration.pipeline_parts import pipeline_over
+from tests.unit.inference.images import CT, dicom_slice, truncated
+from tests.unit.inference.samples import SERIES_UID, STUDY_UID
+
+ROOT = Path(__file__).resolve().parents[2]
+READ = "patient/Patient.r patient/ImagingStudy.rs patient/Endpoint.r"
+WRITE = " patient/Device.c patient/DiagnosticReport.c patient/Observation.c patient/Provenance.c"
+DONE = [
+    "fhir:resource:read",
+    "dicomweb:study:retrieved",
+    "inference:study:analysed",
+    "fhir:result:written",
+]
+
+
+def study_of(
+    folder: Path, name: str, files: list[bytes], *, mrn: str = "MRN-1", uid: str = STUDY_UID
+) -> DemoStudy:
+    (folder / name).mkdir()
+    instances = []
+    for number, data in enumerate(files, start=1):
+        path = folder / name / f"{number}.dcm"
+        path.write_bytes(data)
+        instances.append(DemoInstance(path, f"{uid}.{number}", "1.2.840.10008.5.1.4.1.1.4", SERIES_UID))
+    return DemoStudy(
+        patient_id=f"patient-{name}",
+        patient_display=f"PHANTOM {name}",
+        dicom_patient_id=mrn,
+        study_instance_uid=uid,
+        modality="MR",
+        description="MR brain (phantom)",
+        body_part="BRAIN",
+        started="2026-03-12T10:15:00+00:00",
+        is_phantom=True,
+        instances=tuple(instances),
+    )
+
+
+def slices(uid: str, **changes: object) -> list[bytes]:
+    return [
+        dicom_slice(n, lesion=3 <= n <= 5, StudyInstanceUID=uid, SOPInstanceUID=f"{uid}.{n}", **changes)
+        for n in range(1, 9)
+    ]
+
+
+def catalogue_in(folder: Path) -> Catalogue:
+    uids = {
+        name: f"1.2.826.0.1.3680043.8.498.9{n}" for n, name in enumerate(("ct", "stranger", "half", "part"))
+    }
+    half = [truncated(one) for one in slices(uids["half"])]
+    part = slices(uids["part"])
+    return Catalogue(
+        (
+            study_of(folder, "lesion", slices(STUDY_UID)),
+            study_of(folder, "ct", slices(uids["ct"], **CT), uid=uids["ct"]),
+            study_of(folder, "stranger", slices(uids["stranger"]), uid=uids["stranger"], mrn="MRN-OTHER"),
+            study_of(folder, "half", half, uid=uids["half"]),
+            study_of(folder, "part", [*part[:-1], truncated(part[-1])], uid=uids["part"]),
+        )
+    )
+
+
+@dataclass
+class Hospital:
+    """The demo EHR and PACS, what is wrong with them, and a pipeline beside them."""
+
+    catalogue: Catalogue
+    ehr_url: str
+    pacs_url: str
+    folder: Path
+    ehr_faults: EHRFaults = field(default_factory=EHRFaults)
+    pacs_faults: PACSFaults = field(default_factory=PACSFaults)
+    on_introspection: list = field(default_factory=list)
+
+    def study(self, name: str) -> DemoStudy:
+        return next(s for s in self.catalogue.studies if s.patient_id == f"patient-{name}")
+
+    def reference(self, name: str, **changes: object) -> StudyReference:
+        study = self.study(name)
+        return replace(
+            StudyReference(
+                ehr_id="ehr",
+                fhir_base_url=f"{self.ehr_url}/fhir",
+                patient_id=study.patient_id,
+                imaging_study_id=imaging_study_id(study),
+                study_instance_uid=study.study_instance_uid,
+                dicomweb_url=f"{self.pacs_url}/dicom-web",
+                token_required=True,
+                source_version="1",
+                started=study.started,
+                service_request=f"ServiceRequest/{order_id(study)}",
+            ),
+            **changes,
+        )
+
+    def token(self, name: str, scope: str = READ + WRITE) -> Authorization:
+        access_token = self.demo.authorization.issue(f"patient-{name}", scope)
+        return Authorization(access_token, scope, time.time() + 300)
+
+    def written(self, resource_type: str) -> list:
+        return self.demo.store.search(resource_type, [])
+
+
+def free_url() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory) -> Catalogue:
+    return catalogue_in(tmp_path_factory.mktemp("studies"))
+
+
+@pytest.fixture
+def hospital(catalogue, tmp_path) -> Iterator[Hospital]:
+    hospital = Hospital(catalogue, free_url(), free_url(), tmp_path / "rayhook")
+    hospital.folder.mkdir()
+    ehr = create_ehr(
+        catalogue,
+        base_url=hospital.ehr_url,
+        cds_base_url="http://127.0.0.1:1",
+        pacs_base_url=hospital.pacs_url,
+        keys_dir=tmp_path / "ehr-keys",
+        faults=hospital.ehr_faults,
+    )
+    hospital.demo = ehr.state.demo
+
+    def introspect(token: str) -> bool:
+        for call in hospital.on_introspection:
+            call()
+        return ehr.state.accepts_token(token)
+
+    pacs = create_pacs(catalogue, introspect=introspect, faults=hospital.pacs_faults)
+    with ExitStack() as stack:
+        stack.enter_context(serving(ehr, hospital.ehr_url))
+        stack.enter_context(serving(pacs, hospital.pacs_url))
+        yield hospital
+
+
+@pytest.fixture
+def pipeline(hospital):
+    limits = RetrievalLimits(deadline_s=2.0)
+    with pipeline_over(
+        hospital.folder, ehr_url=hospital.ehr_url, pacs_url=hospital.pacs_url, limits=limits
+    ) as pipeline:
+        yield pipeline
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job after its run."""
+
+    row: jobs.JobRow
+    stored: jobs.StoredResult | None
+    events: list
+
+    @property
+    def kinds(self) -> list[str]:
+        return [event.kind.value for event in self.events]
+
+
+def ask(pipeline, reference, token) -> str:
+    with pipeline.sessions() as session:
+        key = jobs.job_key(reference, pipeline.analyser.identities)
+        row, _ = jobs.enqueue(session, pipeline.keyring, reference, token, key=key, request_id="request-1")
+        session.commit()
+    return row.id
+
+
+def look(pipeline, job_id) -> Ended:
+    with pipeline.sessions() as session:
+        row = jobs.load_job(session, job_id)
+        stored = row.result_id and jobs.load_result(session, pipeline.keyring, row.result_id)
+        return Ended(row, stored, recent(session, pipeline.keyring, limit=50)[::-1])
+
+
+def run(pipeline, hospital, name="lesion", scope=READ + WRITE, **changes) -> Ended:
+    job_id = ask(pipeline, hospital.reference(name, **changes), hospital.token(name, scope))
+    pipeline.run(job_id)
+    return look(pipeline, job_id)
+
+
+def test_a_study_is_fetched_analysed_stored_and_delivered(pipeline, hospital):
+    ended = run(pipeline, hospital)
+    assert (ended.row.state, ended.stored.delivery) == (JobState.DONE, DeliveryState.DELIVERED)
+    assert ended.stored.result.findings[0].positive
+
+
+def test_every_step_is_audited_in_order(pipeline, hospital):
+    assert run(pipeline, hospital).kinds == DONE
+
+
+def test_every_event_names_patient_study_and_request(pipeline, hospital):
+    for event in run(pipeline, hospital).events:
+        assert (event.patient_id, event.request_id) == ("patient-lesion", "request-1")
+        assert f"urn:oid:{STUDY_UID}" in event.entities
+
+
+def test_the_audit_chain_is_intact(pipeline, hospital):
+    run(pipeline, hospital)
+    with pipeline.sessions() as session:
+        pipeline.audit.checkpoint(session)
+        session.commit()
+    with pipeline.sessions() as session:
+        key = pipeline.keyring.audit_public_key
+        assert verify(session, key, hospital.folder / "anchor.jsonl").intact
+
+
+def test_the_ehr_has_the_report_on_its_own_patient_study_and_order(pipeline, hospital):
+    run(pipeline, hospital)
+    (report,) = hospital.written("DiagnosticReport")
+    study = hospital.study("lesion")
+    assert report["subject"]["reference"] == "Patient/patient-lesion"
+    assert report["imagingStudy"][0]["reference"] == f"ImagingStudy/{imaging_study_id(study)}"
+    assert report["basedOn"][0]["reference"] == f"ServiceRequest/{order_id(study)}"
+
+
+def test_what_the_ehr_has_is_valid_and_refers_to_itself(pipeline, hospital):
+    run(pipeline, hospital)
+    every = [
+        one
+        for kind in ("Device", "Observation", "DiagnosticReport", "Provenance")
+        for one in hospital.written(kind)
+    ]
+    known = {f"{one['resourceType']}/{one['id']}" for one in every}
+    (provenance,) = hospital.written("Provenance")
+    assert {target["reference"] for target in provenance["target"]} <= known
+    for one in every:
+        validate(one)
+
+
+def test_the_audit_names_what_was_written(pipeline, hospital):
+    event = run(pipeline, hospital).events[-1]
+    (report,) = hospital.written("DiagnosticReport")
+    assert f"DiagnosticReport/{report['id']}" in event.entities
+
+
+@pytest.mark.parametrize("name", ["lesion", "ct", "stranger", "half"])
+def test_the_token_is_erased_however_it_ends(pipeline, hospital, name):
+    run(pipeline, hospital, name)
+    with pipeline.sessions() as session:
+        assert session.execute(text("SELECT authorization FROM analysis_job")).scalar() is None
+
+
+def test_delivering_again_writes_nothing_new(pipeline, hospital):
+    ended = run(pipeline, hospital)
+    deliver(
+        pipeline.transport,
+        pipeline.registry.by_id("ehr"),
+        ended.stored.reference,
+        hospital.token("lesion"),
+        result=ended.stored.result,
+        resources=ended.stored.resources,
+    )
+    written = [
+        len(hospital.written(kind)) for kind in ("Device", "Observation", "DiagnosticReport", "Provenance")
+    ]
+    assert written == [1, 2, 1, 1]
+
+
+def test_a_new_version_of_the_study_with_the_same_images_is_not_reported_twice(pipeline, hospital):
+    run(pipeline, hospital)
+    ended = run(pipeline, hospital, source_version="2")
+    assert ended.stored.delivery is DeliveryState.DELIVERED
+    assert len(hospital.written("DiagnosticReport")) == 1
+
+
+def test_two_patients_share_the_device(pipeline, hospital):
+    run(pipeline, hospital)
+    run(pipeline, hospital, "part")
+    assert (len(hospital.written("Device")), len(hospital.written("DiagnosticReport"))) == (1, 2)
+
+
+def test_without_the_scope_the_result_stays_here(pipeline, hospital):
+    ended = run(pipeline, hospital, scope=READ)
+    assert (ended.row.state, ended.stored.delivery) == (JobState.DONE, DeliveryState.NOT_PERMITTED)
+    assert ended.kinds[-1] == "fhir:result:write_refused"
+    assert hospital.written("DiagnosticReport") == []
+
+
+def test_a_failed_delivery_does_not_lose_the_result(pipeline, hospital):
+    hospital.ehr_faults.fhir_status = 500
+    ended = run(pipeline, hospital, scope=WRITE)
+    assert (ended.row.state, ended.stored.delivery) == (JobState.DONE, DeliveryState.FAILED)
+    assert ended.stored.delivery_detail == "upstream_unavailable"
+    assert ended.stored.result.findings[0].positive
+
+
+def test_without_the_scope_the_patient_is_not_read(pipeline, hospital):
+    assert "fhir:resource:read" not in run(pipeline, hospital, scope=WRITE).kinds
+
+
+def test_an_ehr_that_refuses_the_write_is_told_as_such(pipeline, hospital):
+    granted = hospital.token("lesion", READ)
+    claimed_more = replace(granted, scope=READ + WRITE)
+    job_id = ask(pipeline, hospital.reference("lesion"), claimed_more)
+    pipeline.run(job_id)
+    assert look(pipeline, job_id).stored.delivery is DeliveryState.NOT_PERMITTED
+
+
+def test_a_study_out_of_scope_is_done_and_not_delivered(pipeline, hospital):
+    ended = run(pipeline, hospital, "ct")
+    assert (ended.row.state, ended.stored.result.status) == (JobState.DONE, AnalysisStatus.OUT_OF_SCOPE)
+    assert "inference:study:out_of_scope" in ended.kinds
+    assert hospital.written("DiagnosticReport") == []
+
+
+def test_a_study_of_unreadable_images_is_never_no_finding(pipeline, hospital):
+    ended = run(pipeline, hospital, "half")
+    assert (ended.stored.result.status, ended.stored.result.findings) == (AnalysisStatus.REFUSED, ())
+    assert hospital.written("DiagnosticReport") == []
+
+
+def test_an_incomplete_study_says_so_in_the_ehr(pipeline, hospital):
+    run(pipeline, hospital, "part")
+    (report,) = hospital.written("DiagnosticReport")
+    assert "Incomplete: 1 of 8 images could not be read" in report["conclusion"]
+
+
+def test_images_of_another_patient_are_refused_without_a_result(pipeline, hospital):
+    ended = run(pipeline, hospital, "stranger")
+    assert (ended.row.state, ended.row.error_code) == (JobState.REFUSED, "patient_mismatch")
+    assert ended.stored is None
+    assert hospital.written("DiagnosticReport") == []
+
+
+def test_images_of_another_patient_are_audited_as_accessed_and_refused(pipeline, hospital):
+    kinds = run(pipeline, hospital, "stranger").kinds
+    assert kinds == ["fhir:resource:read", "dicomweb:study:failed", "inference:study:refused"]
+
+
+def test_images_of_another_study_are_refused(pipeline, hospital):
+    hospital.pacs_faults.wrong_study = True
+    ended = run(pipeline, hospital)
+    assert (ended.row.state, ended.row.error_code) == (JobState.REFUSED, "identity_conflict")
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ({"status": 500}, "upstream_unavailable"),
+        ({"status": 401}, "upstream_refused"),
+        ({"status": 404}, "study_not_found"),
+        ({"slow_s": 3.0}, "upstream_timeout"),
+        ({"drip_s": 0.05}, "upstream_timeout"),
+        ({"truncate": True}, "truncated_response"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
+)
+def test_a_pacs_in_trouble_is_a_failure_that_may_pass(pipeline, hospital, fault, code):
+    for name, value in fault.items():
+        setattr(hospital.pacs_faults, name, value)
+    ended = run(pipeline, hospital)
+    assert (ended.row.state, ended.row.error_code, ended.row.retryable) == (JobState.FAILED, code, True)
+    assert ended.kinds[-2:] == ["dicomweb:study:failed", "inference:job:failed"]
+
+
+def test_an_ehr_in_trouble_is_a_failure_that_may_pass(pipeline, hospital):
+    hospital.ehr_faults.fhir_status = 500
+    ended = run(pipeline, hospital)
+    assert (ended.row.state, ended.row.error_code) == (JobState.FAILED, "upstream_unavailable")
+    assert ended.row.retryable
+
+
+def test_a_failed_job_succeeds_when_it_is_asked_again(pipeline, hospital):
+    hospital.pacs_faults.status = 500
+    run(pipeline, hospital)
+    hospital.pacs_faults.status = None
+    assert run(pipeline, hospital).stored.delivery is DeliveryState.DELIVERED
+
+
+def test_a_worker_that_lost_its_lease_stores_and_delivers_nothing(pipeline, hospital):
+    def another_worker_claims():
+        later = time.time() + 10_000
+        with pipeline.sessions() as session:
+            (job_id,) = jobs.overdue(session, lambda: later)
+            jobs.claim(session, pipeline.keyring, job_id, lease_s=60, clock=lambda: later)
+            session.commit()
+
+    hospital.on_introspection.append(another_worker_claims)
+    ended = run(pipeline, hospital)
+    assert (ended.row.state, ended.stored) == (JobState.RUNNING, None)
+    assert hospital.written("DiagnosticReport") == []
+    assert "dicomweb:study:retrieved" in ended.kinds
+
+
+def test_a_killed_worker_costs_nothing_but_time(pipeline, hospital):
+    hospital.pacs_faults.slow_s = 60.0
+    job_id = ask(pipeline, hospital.reference("lesion"), hospital.token("lesion"))
+    worker = [sys.executable, "-m", "tests.integration.pipeline_parts"]
+    arguments = [str(hospital.folder), hospital.ehr_url, hospital.pacs_url, job_id]
+    process = subprocess.Popen([*worker, *arguments], cwd=ROOT)
+    while look(pipeline, job_id).kinds != ["fhir:resource:read"]:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    hospital.pacs_faults.slow_s = 0.0
+    replace(pipeline, clock=lambda: time.time() + 121).run(job_id)
+    ended = look(pipeline, job_id)
+    assert (ended.row.state, ended.row.attempts) == (JobState.DONE, 2)
+    assert ended.stored.delivery is DeliveryState.DELIVERED
+
+
+@pytest.mark.parametrize("name", ["lesion", "stranger"])
+def test_no_log_line_says_who_or_what(pipeline, hospital, name):
+    token = hospital.token(name)
+    study = hospital.study(name)
+    secrets = [token.access_token, study.patient_id, study.study_instance_uid, "MRN-", "PHANTOM"]
+    job_id = ask(pipeline, hospital.reference(name), token)
+    with structlog.testing.capture_logs() as lines:
+        pipeline.run(job_id)
+    assert lines
+    assert not [secret for secret in secrets if secret in json.dumps(lines, default=str)]

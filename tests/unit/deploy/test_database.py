@@ -1,0 +1,169 @@
+import importlib
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import SQLModel
+
+from rayhook.deploy.database import Database, create_database, migrate, parse_url
+from rayhook.fhir.errors import InvalidRequest, ServiceUnavailable
+
+ROOT = Path(__file__).resolve().parents[3]
+PACKAGES = ("audit", "auth", "cds_hooks", "inference", "smart_app")
+TABLE_MODULES = [
+    "rayhook." + ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for package in PACKAGES
+    for path in (ROOT / package).rglob("*.py")
+    if ", table=True)" in path.read_text()
+]
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path / 'state' / 'rayhook.sqlite3'}"
+
+
+@pytest.fixture
+def database(url):
+    migrate(url)
+    database = create_database(url)
+    yield database
+    database.close()
+
+
+def execute(database: Database, statement: str) -> None:
+    with database.sessions() as session:
+        session.execute(text(statement))
+        session.commit()
+
+
+def test_migrated_schema_is_that_of_the_models(database):
+    for module in TABLE_MODULES:
+        importlib.import_module(module)
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, SQLModel.metadata) == []
+
+
+def test_migrating_again_changes_nothing(database, url):
+    execute(database, "INSERT INTO used_jti VALUES ('issuer', 'jti', 1.0)")
+    migrate(url)
+    with database.reading() as session:
+        assert session.execute(text("SELECT count(*) FROM used_jti")).scalar() == 1
+
+
+def test_database_and_its_folder_are_private(database, tmp_path):
+    folder = tmp_path / "state"
+    assert folder.stat().st_mode & 0o077 == 0
+    assert {path.stat().st_mode & 0o077 for path in folder.iterdir()} == {0}
+
+
+@pytest.mark.parametrize(
+    ("pragma", "value"),
+    [("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1), ("recursive_triggers", 1)],
+)
+def test_sqlite_is_set_up(database, pragma, value):
+    with database.sessions() as session:
+        assert session.execute(text(f"PRAGMA {pragma}")).scalar() == value
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite://", "sqlite:///:memory:", "mysql://db/rayhook", "rayhook", "postgresql+psycopg2://db/rayhook"],
+)
+def test_url_of_another_kind_is_refused(url):
+    with pytest.raises(InvalidRequest) as refusal:
+        create_database(url)
+    assert refusal.value.expression == "DATABASE_URL"
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_postgresql_is_spoken_to_through_psycopg_3(scheme):
+    assert parse_url(f"{scheme}://db/rayhook").drivername == "postgresql+psycopg"
+
+
+@pytest.mark.parametrize("table", ["audit_event", "audit_checkpoint"])
+@pytest.mark.parametrize("act", ["UPDATE {table} SET {column} = 'x'", "DELETE FROM {table}"])
+def test_audit_row_is_not_changed(database, table, act):
+    fill_audit(database)
+    column = "hash" if table == "audit_event" else "root"
+    with pytest.raises(IntegrityError, match="append-only"):
+        execute(database, act.format(table=table, column=column))
+
+
+def test_audit_event_is_not_replaced(database):
+    fill_audit(database)
+    with pytest.raises(IntegrityError, match="append-only"):
+        execute(database, "REPLACE INTO audit_event SELECT * FROM audit_event")
+
+
+def fill_audit(database: Database) -> None:
+    execute(
+        database,
+        "INSERT INTO audit_event (seq, recorded_at, kind, outcome, request_id, previous_hash, hash, mac) "
+        "VALUES (1, '', '', 0, '', '', '', '')",
+    )
+    execute(
+        database,
+        "INSERT INTO audit_checkpoint (size, root, head, frontier, signed_at, signature) "
+        "VALUES (1, '', '', '', '', '')",
+    )
+
+
+def test_session_that_has_read_can_write_beside_others(database):
+    """With a deferred BEGIN, all but one of these would end in SQLITE_BUSY_SNAPSHOT."""
+    start = threading.Barrier(6)
+
+    def add_one() -> None:
+        start.wait()
+        with database.sessions() as session:
+            count = session.execute(text("SELECT count(*) FROM used_jti")).scalar()
+            time.sleep(0.01)
+            session.execute(text("INSERT INTO used_jti VALUES ('issuer', :jti, 0)"), {"jti": str(count)})
+            session.commit()
+
+    threads = [threading.Thread(target=add_one) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with database.reading() as session:
+        assert session.execute(text("SELECT count(*) FROM used_jti")).scalar() == 6
+
+
+def test_reader_does_not_wait_for_a_writer(database):
+    with database.sessions() as writer:
+        writer.execute(text("INSERT INTO used_jti VALUES ('issuer', 'jti', 0)"))
+        with database.reading() as reader:
+            assert reader.execute(text("SELECT count(*) FROM used_jti")).scalar() == 0
+
+
+def test_reading_session_cannot_write(database):
+    with pytest.raises(ServiceUnavailable), database.reading() as session:
+        session.execute(text("INSERT INTO used_jti VALUES ('issuer', 'jti', 0)"))
+
+
+def test_connection_that_served_a_reader_serves_a_writer(database):
+    with database.reading() as session:
+        session.execute(text("SELECT 1"))
+    execute(database, "INSERT INTO used_jti VALUES ('issuer', 'jti', 0)")
+
+
+def test_rolled_back_work_is_gone(database):
+    with database.sessions() as session:
+        session.execute(text("INSERT INTO used_jti VALUES ('issuer', 'jti', 0)"))
+        session.rollback()
+    with database.reading() as session:
+        assert session.execute(text("SELECT count(*) FROM used_jti")).scalar() == 0
+
+
+def test_file_that_is_no_database_is_told_as_unavailable(tmp_path):
+    path = tmp_path / "rayhook.sqlite3"
+    path.write_bytes(b"not a database, but long enough to be looked at as if it were one" * 20)
+    with pytest.raises(ServiceUnavailable):
+        migrate(f"sqlite:///{path}")

@@ -1,0 +1,51 @@
+import pytest
+from pydantic import ValidationError
+
+from rayhook.deploy.settings import Settings, load_settings
+from rayhook.fhir.errors import InvalidRequest
+
+
+def development(**values):
+    return Settings(environment="development", **values)
+
+
+def test_production_refuses_http():
+    with pytest.raises(ValidationError, match="public_base_url must be https in production"):
+        Settings(environment="production", public_base_url="http://rayhook.example")
+
+
+def test_production_is_the_default():
+    with pytest.raises(ValidationError, match="https in production"):
+        Settings()
+
+
+@pytest.mark.parametrize("url", ["ftp://host", "http://127.0.0.1/", "http://127.0.0.1?x=1", "rayhook"])
+def test_public_base_url_is_canonical(url):
+    with pytest.raises(ValidationError, match="public_base_url"):
+        development(public_base_url=url)
+
+
+def test_half_a_tls_pair_is_refused(tmp_path):
+    with pytest.raises(ValidationError, match="tls_certificate and tls_key"):
+        development(tls_certificate=tmp_path / "certificate.pem")
+
+
+def test_unknown_variable_is_refused(monkeypatch):
+    monkeypatch.setenv("RAYHOOK_HOOK_WAIT", "0.3")
+    with pytest.raises(InvalidRequest, match="RAYHOOK_HOOK_WAIT"):
+        load_settings()
+
+
+def test_database_defaults_to_sqlite_in_the_data_folder(tmp_path):
+    assert development(data_dir=tmp_path).resolved_database_url == f"sqlite:///{tmp_path}/rayhook.sqlite3"
+
+
+def test_database_url_is_honoured(monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://rayhook@localhost/rayhook")
+    assert development().resolved_database_url.startswith("postgresql+psycopg://")
+
+
+@pytest.mark.parametrize("wait", [0, 0.46])
+def test_hook_wait_leaves_room_below_half_a_second(wait):
+    with pytest.raises(ValidationError, match="hook_wait_s"):
+        development(hook_wait_s=wait)

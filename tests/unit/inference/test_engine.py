@@ -1,0 +1,151 @@
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rayhook.fhir.errors import EngineUnavailable, ModelIntegrityError
+from rayhook.inference.engine import Engine, LocalEngine, export_litert
+from rayhook.inference.litert import golden_input
+from rayhook.inference.registry import ModelPackage
+
+TIMEOUT_S = 60.0
+
+
+@pytest.fixture
+def engine(flair, engine_cache):
+    engine = Engine.start(flair, engine_cache)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def images(flair):
+    size = flair.manifest.input_size
+    return np.random.default_rng(0).normal(size=(6, size, size, 3)).astype(np.float32)
+
+
+def test_export_is_made_once_and_without_tensorflow_in_this_process(flair, engine_cache):
+    before = "tensorflow" in sys.modules
+    path = export_litert(flair, engine_cache)
+    made = path.stat().st_mtime_ns
+    assert export_litert(flair, engine_cache) == path
+    assert path.stat().st_mtime_ns == made
+    assert ("tensorflow" in sys.modules) is before
+
+
+def test_own_process_gives_the_same_numbers_as_this_one(engine, local_engine, images):
+    expected, output = local_engine.run(images, TIMEOUT_S), engine.run(images, TIMEOUT_S)
+    np.testing.assert_array_equal(output.logits, expected.logits)
+    np.testing.assert_array_equal(output.features, expected.features)
+    np.testing.assert_array_equal(output.cam, expected.cam)
+
+
+def test_output_has_its_shapes_and_the_map_averages_to_the_logit(local_engine, images, flair):
+    output = local_engine.run(images, TIMEOUT_S)
+    side = flair.manifest.input_size // flair.manifest.output_stride
+    assert output.logits.shape == (6, 1)
+    assert output.features.shape == (6, 2048)
+    assert output.cam.shape == (6, side, side, 1)
+    np.testing.assert_allclose(output.cam.mean(axis=(1, 2)), output.logits, atol=1e-3)
+
+
+def test_an_images_result_does_not_depend_on_its_neighbours(local_engine, images):
+    together = local_engine.run(images, TIMEOUT_S).logits
+    alone = np.concatenate([local_engine.run(image[np.newaxis], TIMEOUT_S).logits for image in images])
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_many_threads_get_their_own_answers(engine, local_engine, images):
+    expected = local_engine.run(images, TIMEOUT_S).logits
+    order = [index for index in range(len(images)) for _ in range(3)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda i: engine.run(images[i][np.newaxis], TIMEOUT_S).logits[0], order))
+    np.testing.assert_array_equal(np.stack(answers), expected[order])
+
+
+def test_more_images_than_slots_all_get_answers(engine, local_engine, images):
+    many = np.repeat(images[:1], 40, axis=0)
+    np.testing.assert_array_equal(
+        engine.run(many, TIMEOUT_S).logits,
+        np.repeat(local_engine.run(images[:1], TIMEOUT_S).logits, 40, axis=0),
+    )
+
+
+def test_ready_after_the_self_test(engine):
+    engine.wait_ready(TIMEOUT_S)
+    assert engine.ready
+
+
+def test_killed_engine_fails_the_calls_under_way_and_serves_the_next(engine, images):
+    engine.wait_ready(TIMEOUT_S)
+    first = engine.pid
+    caught = []
+
+    def call():
+        try:
+            engine.run(np.repeat(images, 20, axis=0), TIMEOUT_S)
+        except EngineUnavailable as error:
+            caught.append(error)
+
+    callers = [threading.Thread(target=call) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    time.sleep(0.3)
+    os.kill(first, signal.SIGKILL)
+    for caller in callers:
+        caller.join(TIMEOUT_S)
+    assert len(caught) == 2
+    assert all(error.retryable for error in caught)
+    assert engine.run(images[:1], TIMEOUT_S).logits.shape == (1, 1)
+    assert engine.pid != first
+
+
+def test_a_call_ends_at_its_deadline(engine, images):
+    engine.wait_ready(TIMEOUT_S)
+    started = time.monotonic()
+    with pytest.raises(EngineUnavailable):
+        engine.run(np.repeat(images, 50, axis=0), 0.2)
+    assert time.monotonic() - started < 2.0
+
+
+def test_closed_engine_answers_no_more(flair, engine_cache, images):
+    engine = Engine.start(flair, engine_cache)
+    engine.close()
+    assert not engine.ready
+    with pytest.raises(EngineUnavailable, match="closed"):
+        engine.run(images, TIMEOUT_S)
+
+
+def test_damaged_export_is_made_again(flair, engine_cache, tmp_path):
+    path = tmp_path / export_litert(flair, engine_cache).name
+    for suffix in (".tflite", ".sha256"):
+        shutil.copy(export_litert(flair, engine_cache).with_suffix(suffix), tmp_path)
+    with path.open("r+b") as file:
+        file.truncate(1000)
+    assert export_litert(flair, tmp_path).stat().st_size > 1000
+
+
+def test_another_answer_to_the_golden_input_is_refused(flair, engine_cache, images):
+    wrong = replace(flair.manifest, golden_logits=tuple(v + 0.01 for v in flair.manifest.golden_logits))
+    package = ModelPackage(folder=flair.folder, manifest=wrong)
+    with pytest.raises(ModelIntegrityError, match="golden"):
+        LocalEngine(package, engine_cache)
+    engine = Engine.start(package, engine_cache)
+    for _ in range(2):
+        with pytest.raises(ModelIntegrityError, match="golden"):
+            engine.run(images[:1], TIMEOUT_S)
+    assert not engine.ready
+    engine.close()
+
+
+def test_golden_input_is_the_same_everywhere():
+    image = golden_input(128)
+    assert image.shape == (128, 128, 3)
+    assert float(image[17, 31, 1]) == pytest.approx(np.sin(2 * np.pi * (2 * 17 + 3 * 31) / 128), abs=1e-6)
