@@ -30,7 +30,7 @@ check: setup .types  ## lint, types, layers, spelling, dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=.types $(BIN)/mypy -p rayhook
-	$(BIN)/lint-imports
+	PYTHONPATH=.types $(BIN)/lint-imports
 	$(BIN)/codespell $(PACKAGES) tests README.md Makefile
 	$(BIN)/deptry .
 

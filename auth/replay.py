@@ -3,7 +3,7 @@
 Spec: CDS Hooks 2.0.1, "Trusting CDS Clients" (`jti`).
 """
 
-from sqlalchemy import delete
+from sqlalchemy import delete, insert
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlmodel import Field, SQLModel, col
 
@@ -35,8 +35,7 @@ class ReplayMemory:
         """
         try:
             with self._sessions() as session:
-                session.add(UsedJTI(issuer=issuer, jti=jti, expires_at=expires_at))
-                session.flush()
+                session.exec(insert(UsedJTI).values(issuer=issuer, jti=jti, expires_at=expires_at))
                 session.exec(delete(UsedJTI).where(col(UsedJTI.expires_at) < now - _KEPT_AFTER_EXPIRY_S))
                 session.commit()
         except IntegrityError as error:

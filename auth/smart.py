@@ -3,8 +3,6 @@
 Spec: SMART App Launch 2.2.0; RFC 6749, 7523, 7636, 7662, 9207; RFC 9700 (best current practice).
 """
 
-import base64
-import hashlib
 import json
 import math
 import re
@@ -15,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
+from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from joserfc import jwt
 
 from rayhook.auth.keys import Keyring, SigningAlgorithm
@@ -111,23 +111,20 @@ def new_authorization_request(
     client = _client(ehr)
     state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
     launch_scope = ("launch/patient",) if launch is None else ("launch",)
-    query = {
-        "response_type": "code",
-        "client_id": client.client_id,
+    parameters = {
         "redirect_uri": redirect_uri,
         "scope": " ".join(dict.fromkeys((*client.scopes, *launch_scope))),
         "state": state,
         "aud": fhir_base_url,
         "nonce": nonce,
-        "code_challenge": _challenge(verifier),
+        "code_challenge": create_s256_code_challenge(verifier),
         "code_challenge_method": "S256",
         **({} if launch is None else {"launch": launch}),
     }
-    separator = "&" if "?" in configuration.authorization_endpoint else "?"
     return AuthorizationRequest(
         ehr_id=ehr.id,
         fhir_base_url=fhir_base_url,
-        url=f"{configuration.authorization_endpoint}{separator}{urlencode(query)}",
+        url=prepare_grant_uri(configuration.authorization_endpoint, client.client_id, "code", **parameters),
         state=state,
         nonce=nonce,
         code_verifier=verifier,
@@ -278,11 +275,6 @@ def _client(ehr: EHR) -> SMARTClient:
     if ehr.smart is None:
         raise InvalidRequest("this EHR has no SMART client registered", code="smart_not_registered")
     return ehr.smart
-
-
-def _challenge(verifier: str) -> str:
-    digest = hashlib.sha256(verifier.encode("ascii")).digest()
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
 
 
 def _oauth_error(response: Response) -> UpstreamError:

@@ -12,11 +12,13 @@ from rayhook.auth.registry import EHR
 from rayhook.cds_hooks.answers import StudyAnswer, Topic, topic_of
 from rayhook.cds_hooks.dependencies import CDSDependencies
 from rayhook.cds_hooks.models import FHIRAuthorization
+from rayhook.cds_hooks.results import FinishedJob
 from rayhook.fhir.correlation import request_id
 from rayhook.fhir.errors import InvalidRequest
 from rayhook.fhir.r4 import EndpointSummary, ImagingStudySummary
 from rayhook.fhir.transport import origin_of
 from rayhook.inference.jobs import Authorization, JobRow, JobState, enqueue, find, job_key, load_job
+from rayhook.inference.results import load_result
 from rayhook.inference.study import StudyReference
 
 NO_STUDY_UID = "no_study_instance_uid"
@@ -38,18 +40,21 @@ class StudyJob:
     """A study, what its analysis is to be told, and the job's row if there is one.
 
     `reference` is None for a study without a Study Instance UID; its `dicomweb_url` is empty until it is needed.
-    `obstacle` says why an analysis cannot be begun.
+    `finished` spares the row of a job that is known to be done. `obstacle` says why an analysis cannot be begun.
     """
 
     study: ImagingStudySummary
     reference: StudyReference | None
     key: str = ""
     row: JobRow | None = None
+    finished: FinishedJob | None = None
     obstacle: str | None = None
 
     @property
     def is_to_begin(self) -> bool:
         """Say whether there is no job yet, or one that failed for a passing reason."""
+        if self.finished is not None:
+            return False
         return self.row is None or (self.row.state.is_final and self.row.retryable)
 
 
@@ -63,8 +68,9 @@ def look_up(
 ) -> tuple[StudyJob, ...]:
     """Return the studies with the jobs that exist already."""
     jobs = [_study_job(dependencies, study, ehr, base_url, patient_id) for study in studies]
-    if not jobs:
-        return ()
+    cached = {job.key: dependencies.results.find(job.key) for job in jobs}
+    if all(cached.values()):
+        return tuple(replace(job, finished=cached[job.key]) for job in jobs)
     with dependencies.reading() as session:
         return tuple(replace(job, row=find(session, job.key)) if job.reference else job for job in jobs)
 
@@ -176,15 +182,29 @@ def answers(
 
 
 def _answer(dependencies: CDSDependencies, job: StudyJob) -> StudyAnswer:
+    if job.finished is not None:
+        return _told(job.study, job.finished)
     row = job.row
     if row is not None and not row.state.is_final:
         with dependencies.reading() as session:
             row = load_job(session, row.id)
     if row is None:
         return StudyAnswer(study=job.study, topic=Topic.UNREACHABLE, code=job.obstacle)
-    if row.state is JobState.DONE:
-        return _finished(dependencies, job.study, row)
-    return StudyAnswer(study=job.study, topic=_topic(row), code=row.error_code)
+    if row.state is not JobState.DONE:
+        return StudyAnswer(study=job.study, topic=_topic(row), code=row.error_code)
+    finished = _finished(dependencies, job.key, row)
+    if finished is None:
+        return StudyAnswer(study=job.study, topic=Topic.FAILED, code="result_missing")
+    return _told(job.study, finished)
+
+
+def _told(study: ImagingStudySummary, finished: FinishedJob) -> StudyAnswer:
+    return StudyAnswer(
+        study=study,
+        topic=topic_of(finished.result),
+        result_id=finished.row.result_id,
+        result=finished.result,
+    )
 
 
 def _topic(row: JobRow) -> Topic:
@@ -193,15 +213,17 @@ def _topic(row: JobRow) -> Topic:
     )
 
 
-def _finished(dependencies: CDSDependencies, study: ImagingStudySummary, row: JobRow) -> StudyAnswer:
-    result_id = row.result_id or ""
-    result = dependencies.results.find(result_id)
-    if result is None:
-        with dependencies.reading() as session:
-            result = dependencies.results.load(session, dependencies.keyring, result_id)
-    if result is None:
-        return StudyAnswer(study=study, topic=Topic.FAILED, code="result_missing")
-    return StudyAnswer(study=study, topic=topic_of(result), result_id=result_id, result=result)
+def _finished(dependencies: CDSDependencies, key: str, row: JobRow) -> FinishedJob | None:
+    cached = dependencies.results.find(key)
+    if cached is not None:
+        return cached
+    with dependencies.reading() as session:
+        stored = load_result(session, dependencies.keyring, row.result_id or "")
+    if stored is None:
+        return None
+    finished = FinishedJob(row, replace(stored.result, key_image=None))
+    dependencies.results.keep(key, finished)
+    return finished
 
 
 def _enqueued(reference: StudyReference) -> AuditEntry:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
+from sqlalchemy import insert
 
 from rayhook.audit.events import AuditKind
 from rayhook.audit.record import AuditEntry
@@ -15,7 +16,7 @@ from rayhook.cds_hooks.analysis import answers, look_up, start
 from rayhook.cds_hooks.answers import StudyAnswer, Topic
 from rayhook.cds_hooks.cards import CardWriter, incomplete_card
 from rayhook.cds_hooks.dependencies import CDSDependencies
-from rayhook.cds_hooks.feedback import CardIssued
+from rayhook.cds_hooks.feedback import CARD_ISSUED
 from rayhook.cds_hooks.json_body import parse_json
 from rayhook.cds_hooks.models import (
     Card,
@@ -79,7 +80,7 @@ def answer_call(
     audience = f"{dependencies.public_base_url}/cds-services/{service.id}"
     principal = authenticate(dependencies, authorization, audience=audience)
     attempt = Attempt(principal, service.id)
-    with refusals_audited(dependencies, attempt):
+    with dependencies.in_hand, refusals_audited(dependencies, attempt):
         call = _read(dependencies, service, attempt, received)
         if not _concerns_imaging(call):
             return _answered(dependencies, call, (), fetched=())
@@ -88,9 +89,7 @@ def answer_call(
         studies, complete = newest_studies(
             prefetched.studies, patient_id=call.context.patient_id, base_url=call.base_url
         )
-        found = _study_answers(
-            dependencies, call, studies, prefetched, ends_at=received.at + dependencies.wait_s
-        )
+        found = _study_answers(dependencies, call, studies, prefetched, received_at=received.at)
         cards = _cards(dependencies, call, found, complete=complete and prefetched.complete)
         return _answered(dependencies, call, cards, fetched=prefetched.fetched)
 
@@ -145,7 +144,7 @@ def _study_answers(
     studies: Sequence[ImagingStudySummary],
     prefetched: Prefetched,
     *,
-    ends_at: float,
+    received_at: float,
 ) -> tuple[StudyAnswer, ...]:
     ehr = call.principal.ehr
     jobs = look_up(dependencies, studies, ehr=ehr, base_url=call.base_url, patient_id=call.context.patient_id)
@@ -153,7 +152,8 @@ def _study_answers(
     if to_begin:
         sources = image_sources(to_begin, prefetched, call.fetcher, base_url=call.base_url)
         jobs = start(dependencies, jobs, sources, ehr=ehr, authorization=call.request.fhir_authorization)
-    return answers(dependencies, jobs, ends_at=ends_at)
+    wait_s = dependencies.in_hand.wait_s(dependencies.wait_s, shortest_s=dependencies.fetch_s)
+    return answers(dependencies, jobs, ends_at=received_at + wait_s)
 
 
 def _cards(
@@ -184,25 +184,27 @@ def _answered(
 ) -> bytes:
     issued_at = dependencies.clock()
     with dependencies.sessions() as session:
-        session.add_all(_row(call, issued, issued_at) for issued in cards)
+        if cards:
+            session.execute(insert(CARD_ISSUED), [_row(call, issued, issued_at) for issued in cards])
         for entry in _events(call, cards, fetched):
             dependencies.audit.record(session, entry)
         session.commit()
     return msgspec.json.encode(Response(cards=tuple(issued.card for issued in cards)))
 
 
-def _row(call: Call, issued: IssuedCard, issued_at: float) -> CardIssued:
-    return CardIssued(
-        card=issued.card.uuid,
-        ehr_id=call.principal.ehr.id,
-        issuer=call.principal.issuer,
-        tenant=call.principal.tenant,
-        service_id=call.service.id,
-        hook_instance=call.request.hook_instance.lower(),
-        topic=issued.card.source.topic.code,
-        result_id=None if issued.answer is None else issued.answer.result_id,
-        issued_at=issued_at,
-    )
+def _row(call: Call, issued: IssuedCard, issued_at: float) -> dict[str, str | float | None]:
+    """Return the columns of CardIssued."""
+    return {
+        "card": issued.card.uuid,
+        "ehr_id": call.principal.ehr.id,
+        "issuer": call.principal.issuer,
+        "tenant": call.principal.tenant,
+        "service_id": call.service.id,
+        "hook_instance": call.request.hook_instance.lower(),
+        "topic": issued.card.source.topic.code,
+        "result_id": None if issued.answer is None else issued.answer.result_id,
+        "issued_at": issued_at,
+    }
 
 
 def _events(call: Call, cards: Sequence[IssuedCard], fetched: Sequence[str]) -> Iterator[AuditEntry]:

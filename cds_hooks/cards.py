@@ -17,7 +17,7 @@ from rayhook.cds_hooks.markdown import escape
 from rayhook.cds_hooks.models import Card, Coding, Link, Source
 from rayhook.fhir.r4 import ImagingStudySummary
 from rayhook.inference.registry import Manifest, ModelStatus
-from rayhook.inference.statement import INVESTIGATIONAL, limits
+from rayhook.inference.statement import INVESTIGATIONAL, limits, probability_text
 from rayhook.inference.study import Finding, ModelIdentity, StudyResult
 
 TOPIC_SYSTEM = "urn:rayhook:card-topic"
@@ -75,8 +75,8 @@ class CardWriter:
         if answer.topic is Topic.NO_FINDING:
             return f"Investigational AI: no finding above threshold on {study}; this does not exclude disease"
         first = _by_probability(answer.result.findings)[0]
-        ending = f", probability {first.probability:.0%}, on {study}"
-        return _fitted("Investigational AI: possible ", first.display, ending)
+        ending = f", probability {probability_text(first.probability)}, on {study}"
+        return _fitted("Investigational AI: possible ", _in_sentence(first.display), ending)
 
     def _indicator(self, answer: StudyAnswer) -> str:
         """Only a validated model may ask for more attention than `info`."""
@@ -96,6 +96,8 @@ class CardWriter:
         if answer.result is not None and answer.result.findings and answer.topic is not Topic.ABSTAINED:
             yield "\n".join(_table(answer.result.findings))
         yield "\n".join(f"- {fact}" for fact in self._facts(answer))
+        if known := " ".join(map(escape, self._limits(answer.result))):
+            yield f"Limits: {known}"
         yield f"**{INVESTIGATIONAL}**"
 
     def _facts(self, answer: StudyAnswer) -> Iterator[str]:
@@ -114,12 +116,18 @@ class CardWriter:
                 f"Model: {escape(result.model.id)}, version {escape(result.model.version)}, "
                 f"weights SHA-256 {result.model.weights_sha256[:12]}"
             )
-        for limit in limits(result):
-            yield f"Limit: {escape(limit)}"
         manifest = self._manifest(result.model)
         if manifest is not None:
             yield f"Intended use: {escape(manifest.intended_use)}"
-            yield from (f"Limit: {escape(limit)}" for limit in manifest.limits)
+
+    def _limits(self, result: StudyResult | None) -> Iterator[str]:
+        """Return what this result leaves out, then what its model is known not to do."""
+        if result is None:
+            return
+        yield from limits(result)
+        manifest = self._manifest(result.model)
+        if manifest is not None:
+            yield from manifest.limits
 
     def _links(self, answer: StudyAnswer) -> tuple[Link, ...]:
         if self.launch_url is None or answer.result_id is None:
@@ -161,6 +169,11 @@ def _fitted(start: str, middle: str, end: str) -> str:
     return start + (middle if len(middle) <= room else middle[: room - 1] + "…") + end
 
 
+def _in_sentence(display: str) -> str:
+    """Return "neoplasm of brain" for "Neoplasm of brain", and "MRI finding" as it is."""
+    return display[0].lower() + display[1:] if display[1:2].islower() else display
+
+
 def _by_probability(findings: Iterable[Finding]) -> Sequence[Finding]:
     return sorted(findings, key=lambda finding: (not finding.positive, -finding.probability))
 
@@ -171,7 +184,7 @@ def _table(findings: Iterable[Finding]) -> Iterator[str]:
     for finding in _by_probability(findings):
         answer = "possible" if finding.positive else "below threshold"
         name = escape(finding.display)
-        yield f"| {name} | {finding.probability:.3f} | {finding.threshold:.3f} | {answer} |"
+        yield f"| {name} | {probability_text(finding.probability)} | {finding.threshold:.3f} | {answer} |"
 
 
 def _study_facts(study: ImagingStudySummary) -> Iterator[str]:

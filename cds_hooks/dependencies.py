@@ -10,6 +10,7 @@ from rayhook.auth.database_types import Sessions
 from rayhook.auth.keys import Keyring
 from rayhook.auth.registry import EHRRegistry
 from rayhook.auth.tokens import JWKSCache
+from rayhook.cds_hooks.load import CallsInHand
 from rayhook.cds_hooks.results import ResultCache
 from rayhook.fhir.transport import Transport
 from rayhook.inference.queue import AnalysisQueue
@@ -46,6 +47,7 @@ class CDSDependencies:
     clock: Callable[[], float] = time.time
     pool: ThreadPoolExecutor = field(default_factory=_pool)
     results: ResultCache = field(default_factory=ResultCache)
+    in_hand: CallsInHand = field(default_factory=CallsInHand)
 
     @property
     def models(self) -> tuple[ModelIdentity, ...]:

@@ -14,6 +14,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 from sqlalchemy import Column, LargeBinary, UniqueConstraint
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from rayhook.audit.events import AuditKind
@@ -39,7 +40,7 @@ class CardIssued(SQLModel, table=True):
     card: str = Field(primary_key=True, max_length=36)
     ehr_id: str = Field(max_length=128)
     issuer: str = Field(max_length=2048)
-    tenant: str | None = Field(default=None, max_length=255)
+    tenant: str | None = None
     service_id: str = Field(max_length=64)
     hook_instance: str = Field(max_length=36)
     topic: str = Field(max_length=32)
@@ -65,6 +66,9 @@ class CardFeedback(SQLModel, table=True):
     outcome_at: float
     item_sealed: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     received_at: float
+
+
+CARD_ISSUED = SQLModel.metadata.tables[CardIssued.__tablename__]
 
 
 class AcceptedSuggestion(Struct, frozen=True, kw_only=True):
@@ -182,25 +186,32 @@ def _add(session: Session, keyring: Keyring, item: FeedbackItem, now: float) -> 
     )
     if session.exec(known).first() is not None:
         return False
+    row = _feedback_row(keyring, item, plaintext, index=index, now=now)
+    try:
+        with session.begin_nested():
+            session.add(row)
+    except IntegrityError:
+        # PostgreSQL: the same feedback was committed since the look-up above.
+        return False
+    return True
+
+
+def _feedback_row(
+    keyring: Keyring, item: FeedbackItem, plaintext: bytes, *, index: str, now: float
+) -> CardFeedback:
     identifier = str(uuid.uuid4())
     reason = None if item.override_reason is None else item.override_reason.reason
-    session.add(
-        CardFeedback(
-            id=identifier,
-            card=card,
-            item_index=index,
-            outcome=item.outcome,
-            reason_code=None if reason is None else reason.code,
-            reason_system=None if reason is None else reason.system,
-            outcome_at=datetime.fromisoformat(item.outcome_timestamp.upper()).timestamp(),
-            item_sealed=keyring.seal(
-                plaintext, table="cds_card_feedback", column="item_sealed", row=identifier
-            ),
-            received_at=now,
-        )
+    return CardFeedback(
+        id=identifier,
+        card=item.card.lower(),
+        item_index=index,
+        outcome=item.outcome,
+        reason_code=None if reason is None else reason.code,
+        reason_system=None if reason is None else reason.system,
+        outcome_at=datetime.fromisoformat(item.outcome_timestamp.upper()).timestamp(),
+        item_sealed=keyring.seal(plaintext, table="cds_card_feedback", column="item_sealed", row=identifier),
+        received_at=now,
     )
-    session.flush()
-    return True
 
 
 def _check(item: FeedbackItem, path: str) -> None:

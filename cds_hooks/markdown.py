@@ -16,7 +16,8 @@ _MAX_LENGTH = 200
 
 def escape(text: str) -> str:
     """Return one line of GFM that shows `text`: no markup, no HTML, no link; at most 200 characters of it."""
-    line = " ".join("".join(map(_visible, text)).split())
+    visible = text if text.isprintable() else "".join(map(_visible, text))
+    line = " ".join(visible.split())
     if len(line) > _MAX_LENGTH:
         line = line[: _MAX_LENGTH - 1] + "…"
     line = _ADDRESS.sub(_WORD_JOINER, line)

@@ -69,8 +69,8 @@ class OrderSignContext(PatientViewContext, frozen=True, kw_only=True, rename="ca
 
 
 class Coding(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    code: str
-    system: str
+    code: Annotated[str, Meta(pattern=r"^[^\x00-\x20]+( [^\x00-\x20]+)*\Z", max_length=255)]
+    system: Annotated[str, Meta(pattern=r"^[^\x00-\x20]+\Z", max_length=2048)]
     display: str | None = None
 
 

@@ -1,39 +1,42 @@
-"""Results that were read once: a result never changes, and opening its seal is the dearest part of an answer."""
+"""Results that were read a moment ago: a finished job never changes, and finding and opening it is dear."""
 
+import time
 from collections import OrderedDict
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from threading import Lock
 
-from sqlmodel import Session
-
-from rayhook.auth.keys import Keyring
-from rayhook.inference.results import load_result
+from rayhook.inference.jobs import JobRow
 from rayhook.inference.study import StudyResult
 
 _SIZE = 256
+_LIFE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedJob:
+    """A job that is done, with its result but without the image."""
+
+    row: JobRow
+    result: StudyResult
 
 
 class ResultCache:
-    """The last few results that cards were made of, without their images; safe to share between threads."""
+    """The last few finished jobs by their key, for a minute; safe to share between threads."""
 
-    def __init__(self) -> None:
-        self._results: OrderedDict[str, StudyResult] = OrderedDict()
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._jobs: OrderedDict[str, tuple[FinishedJob, float]] = OrderedDict()
         self._lock = Lock()
 
-    def find(self, result_id: str) -> StudyResult | None:
+    def find(self, key: str) -> FinishedJob | None:
         with self._lock:
-            found = self._results.get(result_id)
-            if found is not None:
-                self._results.move_to_end(result_id)
-            return found
+            job, ends_at = self._jobs.get(key, (None, 0.0))
+            return job if ends_at > self._monotonic() else None
 
-    def load(self, session: Session, keyring: Keyring, result_id: str) -> StudyResult | None:
-        stored = load_result(session, keyring, result_id)
-        if stored is None:
-            return None
-        result = replace(stored.result, key_image=None)
+    def keep(self, key: str, job: FinishedJob) -> None:
         with self._lock:
-            self._results[result_id] = result
-            while len(self._results) > _SIZE:
-                self._results.popitem(last=False)
-        return result
+            self._jobs.pop(key, None)
+            self._jobs[key] = (job, self._monotonic() + _LIFE_S)
+            while len(self._jobs) > _SIZE:
+                self._jobs.popitem(last=False)

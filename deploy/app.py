@@ -52,6 +52,7 @@ class Service:
     engines: dict[str, Engine]
     queue: AnalysisQueue
     pipeline: Pipeline
+    jwks: JWKSCache
 
     @property
     def manifests(self) -> tuple[Manifest, ...]:
@@ -110,8 +111,14 @@ def build_service(settings: Settings, registry: EHRRegistry) -> Iterator[Service
     with ExitStack() as stack:
         database = create_database(settings.resolved_database_url)
         stack.callback(database.close)
-        transport = Transport(ca_bundle=settings.ca_bundle, allow_loopback_http=settings.development)
+        transport = Transport(
+            ca_bundle=settings.ca_bundle,
+            allow_loopback_http=settings.development,
+            private_origins=registry.private_origins,
+        )
         stack.callback(transport.close)
+        jwks = JWKSCache(transport)
+        stack.callback(jwks.close)
         packages = load_models()
         engines = {}
         for package in packages:
@@ -141,14 +148,15 @@ def build_service(settings: Settings, registry: EHRRegistry) -> Iterator[Service
             engines=engines,
             queue=AnalysisQueue(database.reading),
             pipeline=pipeline,
+            jwks=jwks,
         )
 
 
 def _mount(app: FastAPI, service: Service) -> None:
-    settings, jwks = service.settings, JWKSCache(service.transport)
+    settings = service.settings
     cds = CDSDependencies(
         registry=service.registry,
-        jwks=jwks,
+        jwks=service.jwks,
         sessions=service.database.sessions,
         reading=service.database.reading,
         keyring=service.keyring,
@@ -165,7 +173,7 @@ def _mount(app: FastAPI, service: Service) -> None:
         keyring=service.keyring,
         audit=service.audit,
         transport=service.transport,
-        jwks=jwks,
+        jwks=service.jwks,
         manifests=service.manifests,
         public_base_url=settings.public_base_url,
     )
@@ -185,6 +193,11 @@ def _working(service: Service) -> Iterator[None]:
     )
     _record(service, AuditKind.APPLICATION_STARTED)
     checkpoints.start()
+    for ehr in service.registry:
+        if ehr.cds_client.jwks_url is not None:
+            service.jwks.warm(
+                ehr.cds_client.issuer, ehr.cds_client.jwks_url, allowed_origins=ehr.jwks_origins
+            )
     service.queue.start(service.pipeline.run, service.settings.pipeline_threads)
     try:
         yield

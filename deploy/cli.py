@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.table import Table
 
 from rayhook.fhir.errors import RayhookError
+from rayhook.inference.training.commands import app as train
 
 if TYPE_CHECKING:
     from rayhook.deploy.settings import StorageSettings
@@ -37,6 +38,7 @@ registry = typer.Typer(no_args_is_help=True, help="Check the file that registers
 app.add_typer(audit, name="audit")
 app.add_typer(model, name="model")
 app.add_typer(registry, name="registry")
+app.add_typer(train, name="train")
 
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of the installation; RAYHOOK_DATA_DIR otherwise.", file_okay=False)

@@ -69,9 +69,7 @@ def decode_image(
     return DecodedImage(told, pixels, display, tuple(sorted(warnings)))
 
 
-def _describe(
-    header: Header, attributes: Attributes, *, tag: int, limits: DecodeLimits
-) -> PixelDescription:
+def _describe(header: Header, attributes: Attributes, *, tag: int, limits: DecodeLimits) -> PixelDescription:
     if header.transfer_syntax_uid not in SUPPORTED:
         raise ImageRefused(
             "TransferSyntaxUID is not supported",
@@ -101,7 +99,7 @@ def _render(
                 "pixel values must be finite numbers", code="non_finite_pixels", expression="PixelData"
             )
         levels = to_display(values, read_window(frames, index), voi_lut)
-        pixels[index] = transforms[index].mirror(values, description) if inverted else values
+        pixels[index] = transforms[index].apply_mirrored(grey, description) if inverted else values
         display[index] = 255 - levels if inverted else levels
     return pixels, display
 

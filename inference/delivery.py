@@ -70,7 +70,6 @@ def _locations(answer: Mapping[str, Any]) -> Iterator[str]:
     Spec: FHIR R4 http.html#transaction-response
     """
     for entry in answer["entry"]:
-        location = entry["response"].get("location")
-        with suppress(InvalidRequest, TypeError):
-            found = parse_reference(location)
+        with suppress(InvalidRequest):
+            found = parse_reference(str(entry["response"].get("location")))
             yield f"{found.type}/{found.id}"

@@ -172,10 +172,13 @@ class Attributes:
         return text
 
     def uid(self, keyword: str) -> str:
-        value = self.value(keyword)
-        if value is None:
+        """Return a UID as its bytes tell it: pydicom would strip what does not belong there."""
+        raw = self._dataset.get_item(keyword)
+        value = None if raw is None else raw.value
+        text = value.decode("latin-1") if isinstance(value, bytes) else str(value or "")
+        text = text.rstrip("\0 ")
+        if not text:
             raise missing(keyword)
-        text = str(value)
         if not is_uid(text):
             raise ImageRefused(f"{keyword} is not a UID", code="invalid_uid", expression=keyword)
         return text

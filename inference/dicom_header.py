@@ -5,13 +5,13 @@ Spec: DICOM PS3.5 7.1 (data elements), 7.5 (nesting), PS3.10 7.1 (file meta info
 
 import re
 import struct
-import zlib
 from dataclasses import dataclass, replace
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 
 from rayhook.fhir.errors import ImageRefused
 from rayhook.inference.decode_limits import DecodeLimits
+from rayhook.inference.inflater import Inflater
 
 UNDEFINED = 0xFFFFFFFF
 PIXEL_DATA = 0x7FE00010
@@ -74,36 +74,7 @@ class Header:
     body: bytes
     start: int
     walk: Walk
-    inflater: "Inflater | None"
-
-
-class Inflater:
-    """Inflates a raw deflate stream as far as it is told to, never further."""
-
-    def __init__(self, compressed: bytes) -> None:
-        self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._rest = compressed
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    @property
-    def finished(self) -> bool:
-        return self._stream.eof
-
-    def inflate(self, up_to: int) -> bytes:
-        """Return all that has been inflated, at most `up_to` bytes."""
-        while self._size < up_to and not self._stream.eof:
-            try:
-                part = self._stream.decompress(self._rest, up_to - self._size)
-            except zlib.error as error:
-                raise malformed("the deflated data set is damaged", code="truncated_pixel_data") from error
-            self._rest = self._stream.unconsumed_tail
-            self._parts.append(part)
-            self._size += len(part)
-            if not part:
-                break
-        self._parts = [b"".join(self._parts)]
-        return self._parts[0]
+    inflater: Inflater | None
 
 
 def malformed(message: str, *, tag: int | None = None, code: str = "malformed_header") -> ImageRefused:
@@ -291,7 +262,8 @@ class Walker:
                 return Element(tag, vr, position, position + 8, length)
             return self._read_explicit(position, tag, order)
         except struct.error as error:
-            raise malformed("the file ends inside an element", tag=level.previous or None) from error
+            tag = None if level.previous < 0 else level.previous
+            raise malformed("the file ends inside an element", tag=tag) from error
 
     def _read_explicit(self, position: int, tag: int, order: str) -> Element:
         vr = self._body[position + 4 : position + 6].decode("latin-1")

@@ -13,9 +13,10 @@ _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID
 
 def read_uids(attributes: Attributes) -> dict[str, str]:
     """Return the UIDs that name the instance. Raises ImageRefused if one is missing or is no UID."""
+    uids = {keyword: attributes.uid(keyword) for keyword in _UIDS}
     if attributes.value("FrameOfReferenceUID") is not None:
         attributes.uid("FrameOfReferenceUID")
-    return {keyword: attributes.uid(keyword) for keyword in _UIDS}
+    return uids
 
 
 def meta_warnings(header: Header, uids: dict[str, str]) -> tuple[str, ...]:

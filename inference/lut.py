@@ -62,12 +62,11 @@ class ModalityTransform:
         whole = self.slope.is_integer() and self.intercept.is_integer()
         return whole and abs(self.slope) * (1 << 16) + abs(self.intercept) < _EXACT
 
-    def mirror(self, values: Float, description: PixelDescription) -> Float:
-        """Return the values that the same image has when its stored values are counted from the other end."""
+    def apply_mirrored(self, stored: Stored, description: PixelDescription) -> Float:
+        """Return the values of the same image with its stored values counted from the other end."""
         if self.lut is not None:
-            return np.float32((1 << self.lut.bits) - 1) - values
-        ends = description.lowest + description.highest
-        return np.float32(self.slope * ends + 2 * self.intercept) - values
+            return np.float32((1 << self.lut.bits) - 1) - self.lut.apply(stored)
+        return self.apply(description.lowest + description.highest - stored)
 
 
 @dataclass(frozen=True, slots=True)

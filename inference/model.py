@@ -139,7 +139,7 @@ def save_weights(
     path: Path, arrays: Mapping[str, NDArray[Any]], *, metadata: dict[str, str] | None = None
 ) -> str:
     """Write a safetensors file atomically and return its SHA-256."""
-    data = save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata=metadata)
+    data = save({k: np.asarray(v, order="C") for k, v in arrays.items()}, metadata=metadata)
     write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()
 

@@ -139,7 +139,7 @@ class Pipeline:
             before = jobs.load_job(session, job_id)
             claimed = jobs.claim(session, self.keyring, job_id, lease_s=self.lease_s, clock=self.clock)
             after = jobs.load_job(session, job_id)
-            if before is not None and after is not None and after.state is JobState.DEAD is not before.state:
+            if after is not None and after.state is JobState.DEAD and after != before:
                 self._record_death(session, after)
             session.commit()
         return claimed

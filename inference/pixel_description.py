@@ -12,6 +12,7 @@ from rayhook.inference.dicom_header import DOUBLE_FLOAT_PIXEL_DATA, FLOAT_PIXEL_
 
 _GREY = frozenset(("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"))
 _COLOUR = frozenset(("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"))
+_FLOAT = frozenset(("MONOCHROME2",))
 _BITS = {PIXEL_DATA: (1, 8, 16, 32), FLOAT_PIXEL_DATA: (32,), DOUBLE_FLOAT_PIXEL_DATA: (64,)}
 _MAX_SIDE = 65_535
 _COLOUR_SAMPLES = 3
@@ -74,7 +75,7 @@ def read_description(attributes: Attributes, *, tag: int, limits: DecodeLimits) 
             raise invalid(keyword, f"must be 1 to {_MAX_SIDE}")
     if frames is not None and frames < 1:
         raise invalid("NumberOfFrames", "must be at least 1")
-    _check_samples(photometric, samples)
+    _check_photometric(photometric, samples, tag=tag)
     description = PixelDescription(
         rows=rows,
         columns=columns,
@@ -107,8 +108,9 @@ def _bits(attributes: Attributes, tag: int) -> tuple[int, int, bool]:
     return allocated, stored, representation == 1
 
 
-def _check_samples(photometric: str, samples: int) -> None:
-    if photometric not in _GREY | _COLOUR:
+def _check_photometric(photometric: str, samples: int, *, tag: int) -> None:
+    """Raise ImageRefused for an unknown interpretation; floating point pixels know one only."""
+    if photometric not in (_GREY | _COLOUR if tag == PIXEL_DATA else _FLOAT):
         raise ImageRefused(
             "PhotometricInterpretation is not supported",
             code="unsupported_photometric_interpretation",

@@ -1,5 +1,6 @@
 """From the engine's numbers to an answer: calibrated, thresholded, or none at all."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -66,7 +67,7 @@ def predict(
 
 def calibrate(logit: float, calibration: Calibration) -> float:
     """Return the calibrated probability of a logit."""
-    return float(1.0 / (1.0 + np.exp(-(calibration.a * logit + calibration.b))))
+    return 0.5 * (1.0 + math.tanh((calibration.a * logit + calibration.b) / 2))
 
 
 def feature_distance(features: Float, reference: Float, *, neighbour: int) -> NDArray[np.float64]:

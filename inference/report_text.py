@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from html import escape
 
 from rayhook.inference.registry import Manifest
-from rayhook.inference.statement import INVESTIGATIONAL, limits
+from rayhook.inference.statement import INVESTIGATIONAL, limits, probability_text
 from rayhook.inference.study import AnalysisStatus, Finding, StudyResult
 
 _NOT_ANALYSED = {
@@ -23,7 +23,7 @@ def answer_sentence(finding: Finding) -> str:
     """Return one finding's answer; below the threshold is never worded as absence of disease."""
     side = "at or above" if finding.positive else "below"
     return (
-        f"{finding.display}: probability {finding.probability:.3f}, "
+        f"{finding.display}: probability {probability_text(finding.probability)}, "
         f"{side} the model's threshold of {finding.threshold:.3f}."
     )
 
@@ -71,5 +71,5 @@ def _answers(result: StudyResult) -> Iterator[str]:
 
 def _row(finding: Finding) -> str:
     answer = "positive" if finding.positive else "below threshold"
-    cells = (finding.display, f"{finding.probability:.3f}", f"{finding.threshold:.3f}", answer)
+    cells = (finding.display, probability_text(finding.probability), f"{finding.threshold:.3f}", answer)
     return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"

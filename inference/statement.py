@@ -6,11 +6,25 @@ from collections.abc import Iterable
 from rayhook.inference.study import AnalysisStatus, InstanceResult, StudyResult
 
 INVESTIGATIONAL = (
-    "Investigational software, not cleared or approved by any regulator and not for diagnostic use. "
-    "A qualified person has to read the images; this output must not be the basis of a clinical decision."
+    "Investigational software, not cleared for diagnosis by any regulator. "
+    "The images have to be read, and this output confirmed, by a radiologist; "
+    "it must not be the basis of a clinical decision."
 )
 
-INVESTIGATIONAL_SHORT = "Investigational, not for diagnostic use."
+INVESTIGATIONAL_SHORT = "Investigational, not cleared for diagnosis; to be confirmed by a radiologist."
+
+_ALMOST_ONE = 0.999
+
+_ALMOST_ONE = 0.999
+
+
+def probability_text(probability: float) -> str:
+    """Return three decimals, never 0 or 1: no model is certain."""
+    if probability > _ALMOST_ONE:
+        return f"above {_ALMOST_ONE:.3f}"
+    if probability < 1 - _ALMOST_ONE:
+        return f"below {1 - _ALMOST_ONE:.3f}"
+    return f"{probability:.3f}"
 
 
 def incomplete(instances: Iterable[InstanceResult]) -> str | None:

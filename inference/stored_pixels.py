@@ -76,7 +76,7 @@ class PixelReader:
         if header.transfer_syntax_uid in _NATIVE:
             self.body, self.end = self._native_extent(header)
             self._frame: Callable[[int], Stored] = self._native_frame
-            self._start = pixels.offset
+            self._native, self._start = _in_byte_order(self.body, header, description)
             return
         if pixels.tag != PIXEL_DATA:
             raise mismatch("floating point pixels cannot be compressed")
@@ -116,7 +116,7 @@ class PixelReader:
         kind = _FLOATS.get(self._tag, f"{'i' if d.signed else 'u'}{d.bits_allocated // 8}")
         dtype = np.dtype(kind).newbyteorder("<" if self._little_endian else ">")
         values: Stored = np.frombuffer(
-            self.body, dtype, size // dtype.itemsize, offset=self._start + index * size
+            self._native, dtype, size // dtype.itemsize, offset=self._start + index * size
         )
         if self._tag in _FLOATS:
             return values.reshape(d.rows, d.columns)
@@ -129,10 +129,23 @@ class PixelReader:
         d = self._description
         first, count = index * d.pixels * d.samples, d.pixels * d.samples
         packed = np.frombuffer(
-            self.body, np.uint8, (first % 8 + count + 7) // 8, offset=self._start + first // 8
+            self._native, np.uint8, (first % 8 + count + 7) // 8, offset=self._start + first // 8
         )
         bits: Stored = np.unpackbits(packed, bitorder="little")[first % 8 : first % 8 + count]
         return _shape(bits, d, planar=d.planar)
+
+
+def _in_byte_order(body: bytes, header: Header, d: PixelDescription) -> tuple[bytes, int]:
+    """Return the bytes and where the pixels begin in them; bytes that were written as big-endian words swapped.
+
+    Spec: DICOM PS3.5 7.3, 8.1.1
+    """
+    pixels = header.walk.pixels
+    assert pixels is not None
+    if header.little_endian or pixels.vr != "OW" or d.bits_allocated > 8:  # noqa: PLR2004 (bits of a byte)
+        return body, pixels.offset
+    words = np.frombuffer(body, ">u2", pixels.length // 2, offset=pixels.offset)
+    return words.astype("<u2").tobytes(), 0
 
 
 _FrameDecoder = Callable[[int], Stored]

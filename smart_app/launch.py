@@ -42,6 +42,7 @@ from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.pages import Pages, page_route
 
 _RESULT_ID = re.compile(r"[0-9a-f]{32}")
+_BINDING = re.compile(r"[A-Za-z0-9_-]{43}")
 _JWKS_LIFE_S = 3600
 
 log = structlog.get_logger(__name__)
@@ -211,7 +212,7 @@ def build_launch_router(deps: SMARTDependencies, pages: Pages) -> APIRouter:
         iss: Annotated[str, Query(max_length=2048)],
         launch: Annotated[str, Query(max_length=4096)],
     ) -> Response:
-        browser = request.cookies.get(cookies.launch) or new_browser_binding()
+        browser = _binding(request.cookies.get(cookies.launch))
         response = _redirect(launcher.begin(iss, launch, browser=browser))
         cookies.put(response, cookies.launch, browser, max_age_s=int(LAUNCH_LIFE_S))
         return response
@@ -259,6 +260,11 @@ def build_launch_router(deps: SMARTDependencies, pages: Pages) -> APIRouter:
         )
 
     return router
+
+
+def _binding(cookie: str | None) -> str:
+    """Return the cookie's value where it has the form of ours: a cookie's text may hold anything, even line ends."""
+    return cookie if cookie is not None and _BINDING.fullmatch(cookie) else new_browser_binding()
 
 
 def landing(app_context: str | None) -> str:

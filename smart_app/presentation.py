@@ -131,6 +131,7 @@ _ABOVE = State(
 _BELOW = State(
     "No finding above threshold", "negative", "The model marks no finding. This does not rule one out."
 )
+_UNTOLD = frozenset({"failed", "neutral"})
 _NOT_ANALYSED = ("This is not a negative result. Read the study as if Rayhook had not been asked.",)
 
 
@@ -175,8 +176,8 @@ def _finding_view(finding: Finding, manifest: Manifest | None) -> FindingView:
 
 def _meaning(finding: Finding, *, calibrated: bool) -> str:
     threshold = percent(finding.threshold)
-    share = f"{_of_a_hundred(finding.probability)} of 100 images with this value showed the finding. "
-    start = f"In the images the model was calibrated with, {share}" if calibrated else ""
+    share = f"{_of_a_hundred(finding.probability)} of 100 images with this value show the finding. "
+    start = f"By the model's calibration, {share}" if calibrated else ""
     if finding.positive:
         return f"{start}From {threshold} the model marks the finding. It may be wrong: look at the images."
     return (
@@ -292,7 +293,7 @@ def _facts(stored: StoredResult, manifest: Manifest | None) -> Iterable[Fact]:
     yield Fact("Images", _counts(result))
     if result.aggregation:
         yield Fact("Study value from", _AGGREGATIONS.get(result.aggregation, result.aggregation))
-    yield Fact("Report in EHR", _DELIVERIES[stored.delivery])
+    yield Fact("Report in EHR", _delivery(stored))
     if result.model is not None:
         yield Fact("Model", manifest.title if manifest else result.model.id)
         yield Fact("Model id and version", f"{result.model.id} {result.model.version}", code=True)
@@ -306,9 +307,15 @@ _AGGREGATIONS = {"max_of_median3": "the highest median over three neighbouring s
 _DELIVERIES = {
     DeliveryState.DELIVERED: "written, as preliminary",
     DeliveryState.FAILED: "not written: the EHR did not take it",
-    DeliveryState.NOT_PERMITTED: "not written: not permitted by your EHR, or nothing to report",
+    DeliveryState.NOT_PERMITTED: "not written: not permitted by your EHR",
     DeliveryState.PENDING: "not written yet",
 }
+
+
+def _delivery(stored: StoredResult) -> str:
+    if stored.delivery is DeliveryState.NOT_PERMITTED and state_of(stored.result).tone in _UNTOLD:
+        return "not written: there is no result to report"
+    return _DELIVERIES[stored.delivery]
 
 
 def _counts(result: StudyResult) -> str:

@@ -17,7 +17,8 @@ class PatientRow:
 
     @property
     def initials(self) -> str:
-        return "".join(word[0] for word in self.name.replace("^", " ").split()[:2]).upper()
+        words = [word for word in self.name.replace("^", " ").replace("-", " ").split() if word[0].isalnum()]
+        return "".join(word[0] for word in words[:2]).upper()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,15 @@ class OrderRow:
 
 @dataclass(frozen=True, slots=True)
 class ReportRow:
+    """`conclusion` is its first line, `remarks` are the others."""
+
     id: str
     title: str
     status: str
     effective: str
     issued: str
     conclusion: str
+    remarks: tuple[str, ...]
     ai_made: bool
     observations: tuple["ObservationRow", ...]
 
@@ -97,13 +101,15 @@ def _report_row(store: ResourceStore, report: Resource) -> ReportRow:
     labels = {label.get("code") for label in report.get("meta", {}).get("security", [])}
     references = [result["reference"] for result in report.get("result", [])]
     observations = [store.read(*reference.split("/", 1)) for reference in references]
+    conclusion, *remarks = report.get("conclusion", "").splitlines() or [""]
     return ReportRow(
         id=report["id"],
         title=_text(report["code"]),
         status=report["status"],
         effective=_day(report.get("effectiveDateTime", "")),
         issued=_day(report.get("issued", "")),
-        conclusion=report.get("conclusion", ""),
+        conclusion=conclusion,
+        remarks=tuple(remarks),
         ai_made="AIAST" in labels,
         observations=tuple(_observation_row(one) for one in observations),
     )
@@ -127,7 +133,12 @@ def _value(holder: Resource) -> str:
         return _text(holder["valueCodeableConcept"])
     if "valueBoolean" in holder:
         return "yes" if holder["valueBoolean"] else "no"
-    return str(holder.get("valueString", holder.get("valueInteger", "")))
+    return _first_line(str(holder.get("valueString", holder.get("valueInteger", ""))))
+
+
+def _first_line(text: str) -> str:
+    first, *rest = text.splitlines() or [""]
+    return f"{first} …" if rest else first
 
 
 def _quantity(quantity: dict[str, Any]) -> str:

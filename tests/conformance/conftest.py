@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -305,9 +305,13 @@ class Make:
 
 @dataclass
 class Service:
-    """The service under test, and the EHR's keys that open it."""
+    """The service under test, and the EHR's keys that open it.
+
+    `client` calls it with limits that a busy machine keeps, `in_time` with those of production.
+    """
 
     client: httpx.Client
+    in_time: httpx.Client
     dependencies: CDSDependencies
     database: Database
     keyring: Keyring
@@ -332,10 +336,18 @@ class Service:
         head = {"alg": "ES384", "kid": signer.kid, "typ": "JWT"} | (header or {})
         return jwt.encode(head, content, signer, algorithms=["ES384"])
 
-    def post(self, path: str, body: object, *, token: str | None = None, **headers: str) -> Response:
+    def post(
+        self,
+        path: str,
+        body: object,
+        *,
+        token: str | None = None,
+        client: httpx.Client | None = None,
+        **headers: str,
+    ) -> Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         sent = {"Content-Type": "application/json", "Authorization": f"Bearer {token or self.token(path)}"}
-        return self.client.post(path, content=content, headers=sent | headers)
+        return (client or self.client).post(path, content=content, headers=sent | headers)
 
     def call(self, body: object, *, service: str = "rayhook-patient-view", **how: Any) -> Response:
         return self.post(f"/cds-services/{service}", body, **how)
@@ -390,8 +402,14 @@ def running(
         manifests=(manifest(),),
         public_base_url=BASE_URL,
     )
-    with served(application(dependencies)) as served_at, httpx.Client(base_url=served_at) as client:
-        yield Service(client, dependencies, database, keyring, analysis, *ehr_keys, folder)
+    patient = replace(dependencies, fetch_s=2.0, wait_s=5.0)
+    with (
+        served(application(dependencies)) as url,
+        served(application(patient)) as patient_url,
+        httpx.Client(base_url=url) as in_time,
+        httpx.Client(base_url=patient_url, timeout=10) as client,
+    ):
+        yield Service(client, in_time, dependencies, database, keyring, analysis, *ehr_keys, folder)
     queue.close()
     dependencies.pool.shutdown()
     database.close()

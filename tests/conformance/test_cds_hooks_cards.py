@@ -5,10 +5,15 @@ Spec: CDS Hooks 2.0.1, "CDS Service Response"
 
 import json
 import uuid
+from dataclasses import replace
 
 import pytest
 
+from rayhook.cds_hooks.answers import StudyAnswer, Topic
+from rayhook.cds_hooks.cards import CardWriter
 from rayhook.cds_hooks.models import Card, Coding, Link, Source
+from rayhook.fhir.r4 import read_imaging_study
+from rayhook.inference.registry import ModelStatus
 from rayhook.inference.statement import INVESTIGATIONAL
 from rayhook.inference.study import AnalysisStatus, Finding
 
@@ -19,8 +24,8 @@ NO_ANSWER = "says nothing about whether a finding is present"
 def ask(service, make):
     """Return the one card of a call about one study."""
 
-    def one_card(*studies):
-        cards = service.cards(make.body(*studies))
+    def one_card(*studies, **how):
+        cards = service.cards(make.body(*studies), **how)
         assert len(cards) == 1
         return cards[0]
 
@@ -34,7 +39,7 @@ def topic(card):
 def test_a_finding_is_told_with_its_probability(ask):
     card = ask()
     assert topic(card) == "finding"
-    assert "Glioma, probability 87%" in card["summary"]
+    assert "glioma, probability 0.871" in card["summary"]
     assert "| Glioma | 0.871 | 0.500 | possible |" in card["detail"]
 
 
@@ -88,16 +93,16 @@ def test_a_failure_is_not_a_finding(service, ask, retryable):
 
 def test_an_analysis_under_way_says_so(service, ask):
     service.analysis.delay_s = 0.8
-    card = ask()
+    card = ask(client=service.in_time)
     assert topic(card) == "in-progress"
     assert "in progress" in card["summary"]
     assert "links" not in card
 
 
 def test_the_result_replaces_the_card_of_an_analysis_under_way(service, make):
-    service.analysis.delay_s = 0.5
+    service.analysis.delay_s = 0.6
     body = make.body()
-    topics = [topic(service.cards(body)[0]) for _ in range(2)]
+    topics = [topic(service.cards(body, client=client)[0]) for client in (service.in_time, service.client)]
     assert topics == ["in-progress", "finding"]
     assert len(service.analysis.claimed) == 1
 
@@ -144,9 +149,9 @@ def test_every_card_is_investigational_dated_and_complete(ask):
         "Analysed: 2026-03-13T08:30:00Z",
         "Model: test-model, version 1.2.0, weights SHA-256 abababababab",
         "Intended use: Adult brain MR, axial FLAIR.",
-        "Limit: Trained on one data set.",
     ):
         assert f"- {fact}" in detail
+    assert "Trained on one data set." in detail
 
 
 def test_the_smart_link_carries_the_result(service, ask):
@@ -155,8 +160,14 @@ def test_the_smart_link_carries_the_result(service, ask):
     assert set(json.loads(link["appContext"])) == {"result"}
 
 
-def test_an_experimental_model_never_warns(ask):
-    assert ask()["indicator"] == "info"
+@pytest.mark.parametrize(
+    ("status", "indicator"), [(ModelStatus.EXPERIMENTAL, "info"), (ModelStatus.VALIDATED, "warning")]
+)
+def test_only_a_validated_model_may_warn(service, make, status, indicator):
+    manifest = replace(service.dependencies.manifests[0], status=status)
+    study = read_imaging_study(make.study())
+    answer = StudyAnswer(study=study, topic=Topic.FINDING, result_id="r", result=make.result("1.2"))
+    assert CardWriter(manifests=(manifest,), launch_url=None).card(answer).indicator == indicator
 
 
 def test_cards_have_uuids_of_their_own(service, make):
@@ -172,7 +183,7 @@ def test_no_member_is_null_or_empty(service, make):
         return value is None or value == ""
 
     service.analysis.delay_s = 0.6
-    cards = service.cards(make.body(make.study(1), make.study(2, identifier=[])))
+    cards = service.cards(make.body(make.study(1), make.study(2, identifier=[])), client=service.in_time)
     assert len(cards) == 2
     assert not empty(cards)
 

@@ -1,6 +1,7 @@
 """Spec: CDS Hooks 2.0.1, "Feedback"."""
 
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlmodel import select
@@ -65,6 +66,14 @@ def test_the_same_feedback_again_is_the_same(service, card, stored):
     assert len(stored(card)) == 1
 
 
+def test_the_same_feedback_many_times_at_once_is_the_same(service, card, stored):
+    body = {"feedback": [item(card)]}
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(lambda _: service.post(PATH, body).status_code, range(8)))
+    assert statuses == [200] * 8
+    assert len(stored(card)) == 1
+
+
 def test_one_card_may_be_spoken_of_repeatedly(service, card, stored):
     later = item(card, outcomeTimestamp="2026-03-15T09:00:00Z")
     assert service.post(PATH, {"feedback": [item(card), later, accepted(card)]}).status_code == 200
@@ -121,6 +130,11 @@ def test_the_audience_is_the_feedback_url(service, card):
         ({"outcomeTimestamp": "2026-03-14T09:00:00+02:00"}, "feedback[0].outcomeTimestamp"),
         ({"overrideReason": {}}, "feedback[0].overrideReason"),
         ({"overrideReason": {"reason": {"code": "x"}}}, "feedback[0].overrideReason.reason.system"),
+        (
+            {"overrideReason": {"reason": REASON | {"code": "x" * 256}}},
+            "feedback[0].overrideReason.reason.code",
+        ),
+        ({"overrideReason": {"reason": REASON | {"code": "\x00"}}}, "feedback[0].overrideReason.reason.code"),
         ({"overrideReason": {"userComment": ""}}, "feedback[0].overrideReason.userComment"),
     ],
 )

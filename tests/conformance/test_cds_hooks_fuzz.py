@@ -17,10 +17,32 @@ TYPES = st.sampled_from(
     ["Bundle", "OperationOutcome", "ImagingStudy", "Endpoint", "Patient", "ServiceRequest"]
 )
 NAMES = st.sampled_from(
-    (
-        "resourceType id entry resource issue subject reference endpoint contained link relation url identifier "
-        "system value series modality code meta severity category coding address connectionType"
-    ).split()
+    [
+        "resourceType",
+        "id",
+        "entry",
+        "resource",
+        "issue",
+        "subject",
+        "reference",
+        "endpoint",
+        "contained",
+        "link",
+        "relation",
+        "url",
+        "identifier",
+        "system",
+        "value",
+        "series",
+        "modality",
+        "code",
+        "meta",
+        "severity",
+        "category",
+        "coding",
+        "address",
+        "connectionType",
+    ]
 )
 VALUES = st.recursive(
     SCALARS | TYPES | st.just("next") | st.just("urn:dicom:uid"),

@@ -18,7 +18,9 @@ from tests.unit.inference.images import SpotEngine, package
 
 
 @contextmanager
-def pipeline_over(folder: Path, *, ehr_url: str, pacs_url: str, **changes: Any) -> Iterator[Pipeline]:
+def pipeline_over(
+    folder: Path, *, ehr_url: str, pacs_url: str, decoder: Decoder, **changes: Any
+) -> Iterator[Pipeline]:
     """Yield a pipeline whose database, keys and model are in the folder."""
     url = f"sqlite:///{folder / 'rayhook.sqlite3'}"
     migrate(url)
@@ -33,22 +35,24 @@ def pipeline_over(folder: Path, *, ehr_url: str, pacs_url: str, **changes: Any) 
         cds_client=CDSClient(issuer=ehr_url, jwks_url=f"{ehr_url}/cds-client/jwks.json"),
         dicomweb_origins=(pacs_url,),
     )
-    with Decoder() as decoder:
-        yield Pipeline(
-            registry=EHRRegistry((hospital,)),
-            sessions=database.sessions,
-            keyring=keyring,
-            audit=AuditLog(keyring, anchor=folder / "anchor.jsonl"),
-            transport=transport,
-            analyser=Analyser((model,), {model.manifest.id: SpotEngine()}, decoder),
-            organization="Demo hospital",
-            **changes,
-        )
+    yield Pipeline(
+        registry=EHRRegistry((hospital,)),
+        sessions=database.sessions,
+        keyring=keyring,
+        audit=AuditLog(keyring, anchor=folder / "anchor.jsonl"),
+        transport=transport,
+        analyser=Analyser((model,), {model.manifest.id: SpotEngine()}, decoder),
+        organization="Demo hospital",
+        **changes,
+    )
     transport.close()
     database.close()
 
 
 if __name__ == "__main__":
     folder, ehr_url, pacs_url, job_id = sys.argv[1:]
-    with pipeline_over(Path(folder), ehr_url=ehr_url, pacs_url=pacs_url) as pipeline:
+    with (
+        Decoder() as decoder,
+        pipeline_over(Path(folder), ehr_url=ehr_url, pacs_url=pacs_url, decoder=decoder) as pipeline,
+    ):
         pipeline.run(job_id)

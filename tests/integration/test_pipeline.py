@@ -1,13 +1,11 @@
 """The pipeline against the demo EHR and PACS on loopback, with their faults switched on one by one."""
 
 import json
-import socket
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,25 +14,20 @@ from sqlalchemy import text
 
 from rayhook.audit.chain import verify
 from rayhook.audit.review import recent
-from rayhook.deploy.demo.catalogue import Catalogue, DemoInstance, DemoStudy
-from rayhook.deploy.demo.ehr import create_ehr
-from rayhook.deploy.demo.ehr_faults import EHRFaults
+from rayhook.deploy.demo.catalogue import Catalogue
 from rayhook.deploy.demo.ehr_seed import imaging_study_id, order_id
-from rayhook.deploy.demo.pacs import PACSFaults, create_pacs
-from rayhook.deploy.demo.run import serving
 from rayhook.fhir.r4 import validate
 from rayhook.inference import jobs
+from rayhook.inference.decode import Decoder
 from rayhook.inference.delivery import deliver
 from rayhook.inference.dicomweb import RetrievalLimits
-from rayhook.inference.jobs import Authorization, DeliveryState, JobState
-from rayhook.inference.study import AnalysisStatus, StudyReference
+from rayhook.inference.jobs import DeliveryState, JobState
+from rayhook.inference.study import AnalysisStatus
+from tests.integration.hospital import READ, WRITE, catalogue_in, open_hospital
 from tests.integration.pipeline_parts import pipeline_over
-from tests.unit.inference.images import CT, dicom_slice, truncated
-from tests.unit.inference.samples import SERIES_UID, STUDY_UID
+from tests.unit.inference.samples import STUDY_UID
 
 ROOT = Path(__file__).resolve().parents[2]
-READ = "patient/Patient.r patient/ImagingStudy.rs patient/Endpoint.r"
-WRITE = " patient/Device.c patient/DiagnosticReport.c patient/Observation.c patient/Provenance.c"
 DONE = [
     "fhir:resource:read",
     "dicomweb:study:retrieved",
@@ -43,136 +36,41 @@ DONE = [
 ]
 
 
-def study_of(
-    folder: Path, name: str, files: list[bytes], *, mrn: str = "MRN-1", uid: str = STUDY_UID
-) -> DemoStudy:
-    (folder / name).mkdir()
-    instances = []
-    for number, data in enumerate(files, start=1):
-        path = folder / name / f"{number}.dcm"
-        path.write_bytes(data)
-        instances.append(DemoInstance(path, f"{uid}.{number}", "1.2.840.10008.5.1.4.1.1.4", SERIES_UID))
-    return DemoStudy(
-        patient_id=f"patient-{name}",
-        patient_display=f"PHANTOM {name}",
-        dicom_patient_id=mrn,
-        study_instance_uid=uid,
-        modality="MR",
-        description="MR brain (phantom)",
-        body_part="BRAIN",
-        started="2026-03-12T10:15:00+00:00",
-        is_phantom=True,
-        instances=tuple(instances),
-    )
-
-
-def slices(uid: str, **changes: object) -> list[bytes]:
-    return [
-        dicom_slice(n, lesion=3 <= n <= 5, StudyInstanceUID=uid, SOPInstanceUID=f"{uid}.{n}", **changes)
-        for n in range(1, 9)
-    ]
-
-
-def catalogue_in(folder: Path) -> Catalogue:
-    uids = {
-        name: f"1.2.826.0.1.3680043.8.498.9{n}" for n, name in enumerate(("ct", "stranger", "half", "part"))
-    }
-    half = [truncated(one) for one in slices(uids["half"])]
-    part = slices(uids["part"])
-    return Catalogue(
-        (
-            study_of(folder, "lesion", slices(STUDY_UID)),
-            study_of(folder, "ct", slices(uids["ct"], **CT), uid=uids["ct"]),
-            study_of(folder, "stranger", slices(uids["stranger"]), uid=uids["stranger"], mrn="MRN-OTHER"),
-            study_of(folder, "half", half, uid=uids["half"]),
-            study_of(folder, "part", [*part[:-1], truncated(part[-1])], uid=uids["part"]),
-        )
-    )
-
-
-@dataclass
-class Hospital:
-    """The demo EHR and PACS, what is wrong with them, and a pipeline beside them."""
-
-    catalogue: Catalogue
-    ehr_url: str
-    pacs_url: str
-    folder: Path
-    ehr_faults: EHRFaults = field(default_factory=EHRFaults)
-    pacs_faults: PACSFaults = field(default_factory=PACSFaults)
-    on_introspection: list = field(default_factory=list)
-
-    def study(self, name: str) -> DemoStudy:
-        return next(s for s in self.catalogue.studies if s.patient_id == f"patient-{name}")
-
-    def reference(self, name: str, **changes: object) -> StudyReference:
-        study = self.study(name)
-        return replace(
-            StudyReference(
-                ehr_id="ehr",
-                fhir_base_url=f"{self.ehr_url}/fhir",
-                patient_id=study.patient_id,
-                imaging_study_id=imaging_study_id(study),
-                study_instance_uid=study.study_instance_uid,
-                dicomweb_url=f"{self.pacs_url}/dicom-web",
-                token_required=True,
-                source_version="1",
-                started=study.started,
-                service_request=f"ServiceRequest/{order_id(study)}",
-            ),
-            **changes,
-        )
-
-    def token(self, name: str, scope: str = READ + WRITE) -> Authorization:
-        access_token = self.demo.authorization.issue(f"patient-{name}", scope)
-        return Authorization(access_token, scope, time.time() + 300)
-
-    def written(self, resource_type: str) -> list:
-        return self.demo.store.search(resource_type, [])
-
-
-def free_url() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
-
-
 @pytest.fixture(scope="module")
 def catalogue(tmp_path_factory) -> Catalogue:
     return catalogue_in(tmp_path_factory.mktemp("studies"))
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, decoder) -> Path:
+    """A folder with keys and an empty database, to be copied: making RSA keys takes a second."""
+    folder = tmp_path_factory.mktemp("prepared") / "rayhook"
+    folder.mkdir()
+    with pipeline_over(folder, ehr_url="http://127.0.0.1", pacs_url="http://127.0.0.1", decoder=decoder):
+        return folder
+
+
 @pytest.fixture
-def hospital(catalogue, tmp_path) -> Iterator[Hospital]:
-    hospital = Hospital(catalogue, free_url(), free_url(), tmp_path / "rayhook")
-    hospital.folder.mkdir()
-    ehr = create_ehr(
-        catalogue,
-        base_url=hospital.ehr_url,
-        cds_base_url="http://127.0.0.1:1",
-        pacs_base_url=hospital.pacs_url,
-        keys_dir=tmp_path / "ehr-keys",
-        faults=hospital.ehr_faults,
-    )
-    hospital.demo = ehr.state.demo
-
-    def introspect(token: str) -> bool:
-        for call in hospital.on_introspection:
-            call()
-        return ehr.state.accepts_token(token)
-
-    pacs = create_pacs(catalogue, introspect=introspect, faults=hospital.pacs_faults)
-    with ExitStack() as stack:
-        stack.enter_context(serving(ehr, hospital.ehr_url))
-        stack.enter_context(serving(pacs, hospital.pacs_url))
+def hospital(catalogue, prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "rayhook")
+    with open_hospital(catalogue, tmp_path) as hospital:
         yield hospital
 
 
+@pytest.fixture(scope="module")
+def decoder():
+    with Decoder() as decoder:
+        yield decoder
+
+
 @pytest.fixture
-def pipeline(hospital):
-    limits = RetrievalLimits(deadline_s=2.0)
+def pipeline(hospital, decoder):
     with pipeline_over(
-        hospital.folder, ehr_url=hospital.ehr_url, pacs_url=hospital.pacs_url, limits=limits
+        hospital.folder,
+        ehr_url=hospital.ehr_url,
+        pacs_url=hospital.pacs_url,
+        decoder=decoder,
+        limits=RetrievalLimits(deadline_s=2.0),
     ) as pipeline:
         yield pipeline
 
@@ -374,7 +272,7 @@ def test_images_of_another_study_are_refused(pipeline, hospital):
         ({"status": 404}, "study_not_found"),
         ({"slow_s": 3.0}, "upstream_timeout"),
         ({"drip_s": 0.05}, "upstream_timeout"),
-        ({"truncate": True}, "truncated_response"),
+        ({"truncated": True}, "truncated_response"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
 )
@@ -416,7 +314,7 @@ def test_a_worker_that_lost_its_lease_stores_and_delivers_nothing(pipeline, hosp
 
 
 def test_a_killed_worker_costs_nothing_but_time(pipeline, hospital):
-    hospital.pacs_faults.slow_s = 60.0
+    hospital.pacs_faults.slow_s = 8.0
     job_id = ask(pipeline, hospital.reference("lesion"), hospital.token("lesion"))
     worker = [sys.executable, "-m", "tests.integration.pipeline_parts"]
     arguments = [str(hospital.folder), hospital.ehr_url, hospital.pacs_url, job_id]

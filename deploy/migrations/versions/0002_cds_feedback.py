@@ -15,7 +15,7 @@ def upgrade() -> None:
         sa.Column("card", sa.String(36), primary_key=True),
         sa.Column("ehr_id", sa.String(128), nullable=False),
         sa.Column("issuer", sa.String(2048), nullable=False),
-        sa.Column("tenant", sa.String(255)),
+        sa.Column("tenant", sa.String),
         sa.Column("service_id", sa.String(64), nullable=False),
         sa.Column("hook_instance", sa.String(36), nullable=False),
         sa.Column("topic", sa.String(32), nullable=False),

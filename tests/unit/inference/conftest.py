@@ -3,8 +3,15 @@ from pathlib import Path
 
 import pytest
 
+from rayhook.inference.decode import Decoder
 from rayhook.inference.engine import LocalEngine
 from rayhook.inference.registry import ModelPackage, load_models
+
+
+@pytest.fixture(scope="session")
+def decoder() -> Iterator[Decoder]:
+    with Decoder() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

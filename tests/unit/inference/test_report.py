@@ -133,6 +133,13 @@ def test_a_finding_is_interpreted_by_the_threshold(probability, code):
     assert finding["interpretation"][0]["coding"][0]["code"] == code
 
 
+@pytest.mark.parametrize(
+    ("probability", "shown"), [(1.0, "above 0.999"), (0.0, "below 0.001"), (0.5, "0.500")]
+)
+def test_no_probability_is_told_as_certain(probability, shown):
+    assert f"probability {shown}, " in report_of(build(analysed(probability)))["conclusion"]
+
+
 def test_the_probability_is_in_the_extension():
     (extension,) = finding_of(build(analysed(0.91234567)))["extension"]
     assert extension["valueDecimal"] == 0.9123

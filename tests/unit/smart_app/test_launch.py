@@ -2,6 +2,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from starlette.responses import Response
 
 from rayhook.smart_app.access import Cookies
 from rayhook.smart_app.launch import landing
@@ -152,18 +153,26 @@ def test_development_cookie_is_not_readable_by_scripts(world):
     assert "SameSite=Lax" in cookie
 
 
+@pytest.mark.parametrize("planted", ["short", '"a\\015\\012Set-Cookie: x=1"', "x" * 44])
+def test_launch_cookie_of_another_form_is_replaced(world, planted):
+    with world.browser() as browser:
+        handle = world.ehr.authorization.new_launch("phantom-a", None)
+        response = browser.get(
+            f"{world.base_url}/smart/launch",
+            params={"iss": f"{world.ehr_url}/fhir", "launch": handle},
+            headers={"Cookie": f"rayhook-development-launch={planted}"},
+            follow_redirects=False,
+        )
+    assert response.status_code == 303
+    assert planted not in response.headers["set-cookie"]
+
+
 def test_cookie_on_https_is_host_bound_and_partitioned():
-    response = httpx_response()
+    response = Response()
     Cookies(secure=True).put(response, Cookies(secure=True).session, "id", max_age_s=60)
     assert response.headers["set-cookie"] == (
         "__Host-rayhook-session=id; Path=/; Max-Age=60; HttpOnly; Secure; SameSite=None; Partitioned"
     )
-
-
-def httpx_response():
-    from starlette.responses import Response
-
-    return Response()
 
 
 def test_logout_ends_the_session_and_revokes_the_token(world):

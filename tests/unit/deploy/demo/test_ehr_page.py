@@ -8,9 +8,9 @@ from rayhook.deploy.demo.ehr_page import draft_order, render_markdown
 from rayhook.fhir.r4 import validate
 
 
-def test_list_says_that_there_are_no_patients(ehr):
+def test_list_says_what_the_records_are(ehr):
     page = ehr.browser.get("/").text
-    assert "phantoms and test files, no patients" in page
+    assert "phantoms, test files and public research data" in page
     assert "PHANTOM &lt;one&gt;" in page
 
 

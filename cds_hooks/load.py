@@ -1,0 +1,31 @@
+"""How long a call may wait for a result, given how many others are in hand."""
+
+from threading import Lock
+from types import TracebackType
+from typing import Final, Self
+
+# One transaction with its fsync: the calls in hand end one after the other, as the audit has one end.
+_WRITE_S: Final = 0.008
+
+
+class CallsInHand:
+    """Counts the calls that are being answered; safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._lock = Lock()
+
+    def __enter__(self) -> Self:
+        with self._lock:
+            self._count += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._count -= 1
+
+    def wait_s(self, longest_s: float, *, shortest_s: float) -> float:
+        """Return the time to wait, so that all who wait now can still answer within the limit."""
+        return max(shortest_s, longest_s - _WRITE_S * (self._count - 1))

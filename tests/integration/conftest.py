@@ -1,0 +1,101 @@
+"""Real peers of the images: an Orthanc with its DICOMweb plug-in, and a demo PACS, both on loopback."""
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from rayhook.inference.decode import Decoder
+from tests.conftest import absent
+
+_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+_START_S = 60.0
+
+
+@dataclass(frozen=True)
+class Orthanc:
+    origin: str
+
+    @property
+    def dicomweb_url(self) -> str:
+        return f"{self.origin}/dicom-web"
+
+    def store(self, files: list[bytes]) -> httpx.Response:
+        """STOW-RS. Spec: DICOM PS3.18 10.5."""
+        boundary = "rayhook-test"
+        head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        body = b"".join(head + file + b"\r\n" for file in files) + f"--{boundary}--\r\n".encode()
+        return httpx.post(
+            f"{self.dicomweb_url}/studies",
+            content=body,
+            headers={
+                "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
+                "Accept": "application/dicom+json",
+            },
+            timeout=60,
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")
+    if program is None or not _PLUGIN.exists():
+        absent("Orthanc with its DICOMweb plug-in")
+    folder = tmp_path_factory.mktemp("orthanc")
+    port = _free_port()
+    configuration = folder / "orthanc.json"
+    configuration.write_text(
+        json.dumps(
+            {
+                "AuthenticationEnabled": False,
+                "DicomServerEnabled": False,
+                "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+                "HttpPort": port,
+                # It listens on every interface whatever it is told; this makes it answer loopback only.
+                "RemoteAccessAllowed": False,
+                "IndexDirectory": str(folder),
+                "StorageDirectory": str(folder),
+                "Plugins": [str(_PLUGIN)],
+            }
+        )
+    )
+    with (folder / "orthanc.log").open("wb") as log:
+        process = subprocess.Popen([program, str(configuration)], stdout=log, stderr=log)
+        try:
+            server = Orthanc(f"http://127.0.0.1:{port}")
+            _await(server, process)
+            yield server
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+def _await(server: Orthanc, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "Orthanc ended while it was starting"
+        try:
+            if httpx.get(f"{server.dicomweb_url}/studies", timeout=5).is_success:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    pytest.fail("Orthanc did not start in time")
+
+
+@pytest.fixture(scope="session")
+def decoder() -> Iterator[Decoder]:
+    with Decoder() as made:
+        yield made
