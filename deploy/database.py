@@ -2,24 +2,28 @@
 
 import os
 import sqlite3
+import threading
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session
 
 from rayhook.auth.database_types import Sessions
 from rayhook.fhir.errors import InvalidRequest, ServiceUnavailable
 
+SCHEMA_REVISION = "0002"
+
 _BUSY_TIMEOUT_MS = 10_000
 _POOL_SIZE = 20
+_POOL_OVERFLOW = 60  # on SQLite a connection is only a file handle, and its thread may wait for its turn
 _READING = "rayhook_reading"
+_WRITING = "rayhook_writing"
 _UNAVAILABLE = (DatabaseError, OperationalError)  # these, not their subclasses: a damaged file, a lost server
 _MIGRATIONS = resources.files("rayhook.deploy").joinpath("migrations")
 _SQLITE_PRAGMAS = (
@@ -79,20 +83,32 @@ def parse_url(url: str) -> URL:
 
 
 def migrate(url: str) -> None:
-    """Bring the schema at `url` to the newest revision; does nothing where it is there."""
+    """Bring the schema at `url` to SCHEMA_REVISION; does nothing where it is there."""
     engine = _create_engine(parse_url(url))
     try:
         with engine.begin() as connection:
-            command.upgrade(_alembic_config(connection), "head")
+            if _revision(connection) != SCHEMA_REVISION:
+                _upgrade(connection)
     finally:
         engine.dispose()
 
 
-def _alembic_config(connection: Connection) -> Config:
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    return None if found is None else str(found)
+
+
+def _upgrade(connection: Connection) -> None:
+    # Here, as Alembic takes half a second to import, and most starts find nothing to do.
+    from alembic import command
+    from alembic.config import Config
+
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    return config
+    command.upgrade(config, SCHEMA_REVISION)
 
 
 def _create_engine(url: URL) -> Engine:
@@ -106,9 +122,11 @@ def _create_engine(url: URL) -> Engine:
 
 def _create_sqlite_engine(url: URL) -> Engine:
     _create_private_file(Path(str(url.database)))
-    engine = create_engine(url, pool_size=_POOL_SIZE)
+    engine = create_engine(url, pool_size=_POOL_SIZE, max_overflow=_POOL_OVERFLOW)
+    turn = _WriterTurn()
     event.listen(engine, "connect", _prepare_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
+    event.listen(engine, "begin", partial(_begin_sqlite, turn))
+    event.listen(engine, "checkin", turn.end)
     return engine
 
 
@@ -125,12 +143,33 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _begin_sqlite(connection: Connection) -> None:
+class _WriterTurn:
+    """One writer of this process at a time: the threads queue here, not in SQLite's back-off, which starves some.
+
+    A turn lasts from the transaction's begin until its connection is back in the pool.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def begin(self, connection: Connection) -> None:
+        if not self._lock.acquire(timeout=_BUSY_TIMEOUT_MS / 1000):
+            raise ServiceUnavailable("the database does not answer", code="database_unavailable")
+        connection.info[_WRITING] = True
+
+    def end(self, _connection: object, record: ConnectionPoolEntry) -> None:
+        if record.info.pop(_WRITING, False):
+            self._lock.release()
+
+
+def _begin_sqlite(turn: _WriterTurn, connection: Connection) -> None:
     """Take the writer's lock at once: a transaction that reads, then writes, would find itself overtaken.
 
     Spec: https://www.sqlite.org/lang_transaction.html (BEGIN IMMEDIATE), SQLITE_BUSY_SNAPSHOT
     """
     is_reading = bool(connection.get_execution_options().get(_READING))
+    if not is_reading:
+        turn.begin(connection)
     connection.exec_driver_sql(f"PRAGMA query_only = {int(is_reading)}")
     connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")
 

@@ -4,19 +4,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.uid import UID
 
 from rayhook.fhir.errors import ImageRefused, OutOfScope, Unprocessable
 from rayhook.inference.decode import DecodeLimits, Decoder
-from rayhook.inference.dicom_attributes import Attributes
-from rayhook.inference.dicom_header import read_header
 from rayhook.inference.engine import InferenceEngine
 from rayhook.inference.identity import IdentityGuard
-from rayhook.inference.instance_attributes import read_uids
+from rayhook.inference.instance_names import InstanceNames
 from rayhook.inference.predict import Prediction, predict
 from rayhook.inference.preprocess import Prepared, prepare
 from rayhook.inference.registry import Manifest, ModelPackage
@@ -37,43 +33,6 @@ BATCH = 8
 
 _FIRST_ANSWER_S = 30.0
 _SECONDS_PER_IMAGE = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Names:
-    """The UIDs of an instance, as far as they could be read."""
-
-    sop_instance_uid: str | None = None
-    study_instance_uid: str | None = None
-    series_instance_uid: str | None = None
-    sop_class_uid: str | None = None
-
-    @classmethod
-    def of(cls, attributes: InstanceAttributes) -> Self:
-        return cls(
-            attributes.sop_instance_uid,
-            attributes.study_instance_uid,
-            attributes.series_instance_uid,
-            attributes.sop_class_uid,
-        )
-
-    @classmethod
-    def read(cls, data: bytes, limits: DecodeLimits) -> Self:
-        """Return the UIDs of a file whose image was refused."""
-        try:
-            uids = read_uids(Attributes.from_header(read_header(data, limits)))
-        except ImageRefused:
-            return cls()
-        keywords = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID")
-        return cls(*(uids[keyword] for keyword in keywords))
-
-    @property
-    def is_no_image(self) -> bool:
-        """Return whether the standard says that such an object is not an image."""
-        if self.sop_class_uid is None:
-            return False
-        name = UID(self.sop_class_uid).name
-        return name != self.sop_class_uid and "Image Storage" not in name
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +149,7 @@ class Analyser:
         try:
             return self._decoder.decode(data, limits=self._limits)
         except ImageRefused as error:
-            names = _Names.read(data, self._limits)
+            names = InstanceNames.read(data, self._limits)
             if error.code == "no_pixel_data" and names.is_no_image:
                 other = OutOfScope("the object is not an image", code="not_an_image")
                 return _without_answer(other, names, started)
@@ -206,7 +165,7 @@ class Analyser:
                 recipe=manifest.preprocessing,
             )
         except (ImageRefused, OutOfScope) as error:
-            return _without_answer(error, _Names.of(attributes), started)
+            return _without_answer(error, InstanceNames.of(attributes), started)
         # A copy: the decoded arrays share one mapping, which the display alone would keep in memory.
         display = decoded.display[0].copy()
         return _Ready(attributes, display, prepared, manifest, _milliseconds_since(started))
@@ -258,7 +217,7 @@ def _answered(ready: _Ready, predictions: tuple[Prediction, ...], elapsed_ms: fl
     return _Answered(one, result)
 
 
-def _without_answer(error: Unprocessable, names: _Names, started: float) -> InstanceResult:
+def _without_answer(error: Unprocessable, names: InstanceNames, started: float) -> InstanceResult:
     return InstanceResult(
         sop_instance_uid=names.sop_instance_uid,
         study_instance_uid=names.study_instance_uid,

@@ -12,16 +12,17 @@ import struct
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_SET_SECCOMP = 22
 _SECCOMP_MODE_FILTER = 2
-_LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06
+_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _NUMBER_OFFSET, _ARCHITECTURE_OFFSET = 0, 4
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-# socket, connect, bind, execve, execveat, ptrace, process_vm_readv, process_vm_writev
+# socket, connect, bind, execve, execveat, ptrace, process_vm_readv, process_vm_writev, io_uring_setup
 _DENIED = {
-    "x86_64": (41, 42, 49, 59, 322, 101, 310, 311),
-    "aarch64": (198, 203, 200, 221, 281, 117, 270, 271),
+    "x86_64": (41, 42, 49, 59, 322, 101, 310, 311, 425),
+    "aarch64": (198, 203, 200, 221, 281, 117, 270, 271, 425),
 }
-_MAX_SHARED_BYTES = 4 << 30
+_X32 = 0x40000000
+_MAX_FILE_BYTES = 1 << 30
 
 
 class _Program(ctypes.Structure):
@@ -31,7 +32,7 @@ class _Program(ctypes.Structure):
 def confine() -> bool:
     """Return whether the kernel also took the system calls away; the resource limits hold in any case."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_SHARED_BYTES, _MAX_SHARED_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_FILE_BYTES, _MAX_FILE_BYTES))
     machine = platform.machine()
     if machine not in _ARCHITECTURES:
         return False
@@ -49,12 +50,13 @@ def _install_filter(architecture: int, denied: tuple[int, ...]) -> bool:
 
 
 def _instructions(architecture: int, denied: tuple[int, ...]) -> list[bytes]:
-    """A filter that answers EPERM to the denied calls, and to every call of another architecture."""
+    """A filter that answers EPERM to the denied calls, and to every call by another architecture's numbers."""
     count = len(denied)
     return [
         _instruction(_LOAD, value=_ARCHITECTURE_OFFSET),
-        _instruction(_EQUAL, otherwise=count + 2, value=architecture),
+        _instruction(_EQUAL, otherwise=count + 3, value=architecture),
         _instruction(_LOAD, value=_NUMBER_OFFSET),
+        _instruction(_AT_LEAST, then=count + 1, value=_X32),
         *(_instruction(_EQUAL, then=count - i, value=number) for i, number in enumerate(denied)),
         _instruction(_RETURN, value=_ALLOW),
         _instruction(_RETURN, value=_ERRNO | errno.EPERM),

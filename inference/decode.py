@@ -115,6 +115,7 @@ class _Child:
             self._process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
                 [sys.executable, "-P", "-m", "rayhook.inference.decode_child", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # Ctrl-C is for the parent, which lets the image at work be finished
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

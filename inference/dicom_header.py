@@ -3,11 +3,12 @@
 Spec: DICOM PS3.5 7.1 (data elements), 7.5 (nesting), PS3.10 7.1 (file meta information)
 """
 
+import functools
+import importlib
 import re
 import struct
 from dataclasses import dataclass, replace
-
-from pydicom.datadict import dictionary_VR, keyword_for_tag
+from types import ModuleType
 
 from rayhook.fhir.errors import ImageRefused
 from rayhook.inference.decode_limits import DecodeLimits
@@ -28,6 +29,8 @@ _TEXT = frozenset(
 _ONE_VALUE = frozenset(("LT", "ST", "UR", "UT"))
 _SIZES = {"AT": 4, "FD": 8, "FL": 4, "SL": 4, "SS": 2, "SV": 8, "UL": 4, "US": 2, "UV": 8}
 _KNOWN = _LONG | _TEXT | frozenset(_SIZES)
+# PS3.5 7.1, 7.8.1: command elements, file meta information, and groups that nobody may use.
+_ILLEGAL_GROUPS = frozenset((0x0000, 0x0001, 0x0002, 0x0003, 0x0005, 0x0007, 0xFFFF))
 _UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))*", re.ASCII)
 _MAX_UID = 64
 _META_START = 132
@@ -81,9 +84,15 @@ def malformed(message: str, *, tag: int | None = None, code: str = "malformed_he
     return ImageRefused(message, code=code, expression=None if tag is None else name_of(tag))
 
 
+@functools.cache
+def _dictionary() -> ModuleType:
+    """Return pydicom's data dictionary; imported at first use, as that takes a second."""
+    return importlib.import_module("pydicom.datadict")
+
+
 def name_of(tag: int) -> str:
     """Return the keyword of a tag, or its number where it has none."""
-    return keyword_for_tag(tag) or f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+    return _dictionary().keyword_for_tag(tag) or f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
 def is_uid(value: str) -> bool:
@@ -219,6 +228,7 @@ class Walker:
         self._warnings: set[str] = set()
         self._elements: dict[int, Element] = {}
         self._levels: list[_Level] = []
+        self._is_meta = False
 
     def walk(self, start: int, *, only_group: bytes | None = None) -> Walk:
         """Return the top level's elements, up to the pixel data or the first element of another group."""
@@ -228,6 +238,7 @@ class Walker:
                 little_endian=self._little_endian,
             )
         ]  # fmt: skip
+        self._is_meta = only_group is not None
         position = start
         while self._levels:
             level = self._levels[-1]
@@ -343,6 +354,8 @@ class Walker:
         if self._count > self._limits.max_elements:
             raise self._exceeded("max_elements", element.tag)
         top = len(self._levels) == 1
+        if element.tag >> 16 in _ILLEGAL_GROUPS and not self._is_meta:
+            raise malformed(f"{name_of(element.tag)} belongs to no data set", tag=element.tag)
         if element.tag == level.previous or (top and element.tag in self._elements):
             raise malformed(f"{name_of(element.tag)} occurs twice", tag=element.tag)
         if element.tag < level.previous:
@@ -378,7 +391,7 @@ class Walker:
 
 def _implicit_vr(tag: int, length: int) -> str:
     try:
-        vr = dictionary_VR(tag)
+        vr = str(_dictionary().dictionary_VR(tag))
     except KeyError:
         vr = "UN"
     if length == UNDEFINED and vr != "SQ":

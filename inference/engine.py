@@ -26,7 +26,7 @@ from rayhook.inference.registry import ModelPackage
 
 __all__ = ["Engine", "EngineOutput", "InferenceEngine", "LocalEngine", "export_litert"]
 
-_SLOTS = 32
+_SLOTS = 8
 _READY = -1
 _STALL_S = 10.0
 _STOP_S = 2.0

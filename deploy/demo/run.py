@@ -20,7 +20,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from rayhook.deploy.demo.catalogue import Catalogue, build_catalogue
 from rayhook.deploy.demo.ehr import DemoEHR, create_ehr, demo_registry_toml
-from rayhook.deploy.demo.pacs import create_pacs
+from rayhook.deploy.demo.pacs import DemoPACS, create_pacs
 from rayhook.fhir.errors import ServiceUnavailable
 
 _READY_S = 120.0
@@ -38,6 +38,14 @@ class DemoAddresses:
     @classmethod
     def from_port(cls, port: int) -> "DemoAddresses":
         return cls(*(f"http://{_LOOPBACK}:{port + offset}" for offset in range(3)))
+
+
+@dataclass(frozen=True, slots=True)
+class DemoPeers:
+    """The running demo EHR and PACS, with their fault switches."""
+
+    ehr: DemoEHR
+    pacs: DemoPACS
 
 
 def run_demo(*, dataset: Path | None, data_dir: Path, port: int, console: Console) -> None:
@@ -59,7 +67,7 @@ def run_demo(*, dataset: Path | None, data_dir: Path, port: int, console: Consol
 
 
 @contextmanager
-def demo_peers(catalogue: Catalogue, addresses: DemoAddresses, data_dir: Path) -> Iterator[DemoEHR]:
+def demo_peers(catalogue: Catalogue, addresses: DemoAddresses, data_dir: Path) -> Iterator[DemoPeers]:
     """Serve the demo EHR and PACS in threads of this process; write the registry file that names them."""
     ehr = create_ehr(
         catalogue,
@@ -73,7 +81,7 @@ def demo_peers(catalogue: Catalogue, addresses: DemoAddresses, data_dir: Path) -
         demo_registry_toml(ehr_base_url=addresses.ehr, pacs_base_url=addresses.pacs)
     )
     with serving(ehr, addresses.ehr), serving(pacs, addresses.pacs):
-        yield ehr.state.demo
+        yield DemoPeers(ehr.state.demo, pacs.state.demo)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.bench_hook
 
 Both servers run in processes of their own under uvicorn; the same client sends to the one and the other in turn.
-Also told: the time from `rayhook serve` to ready, and resident memory.
+Also told: answers while the PACS hangs, which have to stay below half a second; the time from `rayhook serve` to ready, and resident memory.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from rayhook.deploy.demo.run import DemoAddresses, demo_peers, rayhook_process, 
 from tests.benchmarks.load import Call, Latencies, measure
 
 ROUNDS = 3
+HANGS_S = 20.0
 PATH = "/cds-services/rayhook-patient-view"
 BARE = """
 import uvicorn
@@ -52,18 +53,24 @@ def main() -> None:
 def run(data_dir: Path, port: int, calls: int) -> None:
     addresses = DemoAddresses.from_port(port)
     catalogue = build_catalogue(data_dir / "pacs", None)
-    patient = next(s.patient_id for s in catalogue.studies if s.is_phantom and s.modality == "MR")
-    with demo_peers(catalogue, addresses, data_dir) as ehr, bare_server(port + 5) as bare_url:
+    patient, other = [s.patient_id for s in catalogue.studies if s.is_phantom and s.modality == "MR"][:2]
+    with demo_peers(catalogue, addresses, data_dir) as peers, bare_server(port + 5) as bare_url:
         started = time.perf_counter()
         with rayhook_process(addresses, data_dir) as process:
             wait_until_ready(addresses.rayhook, process)
             say(f"rayhook serve to ready   {time.perf_counter() - started:6.2f} s")
-            hook = hook_calls(ehr, addresses, patient)
+            hook = hook_calls(peers.ehr, addresses, patient)
             until_finished(addresses.rayhook, hook)
             for name, mebibytes in resident_mib(process.pid).items():
                 say(f"resident, {name:14} {mebibytes:6.0f} MiB")
             for callers in (1, 8):
                 compare(addresses.rayhook, hook, bare_url, callers=callers, calls=calls)
+            peers.pacs.faults.slow_s = HANGS_S
+            hanging = hook_calls(peers.ehr, addresses, other)
+            for callers in (1, 8, 20):
+                answers = measure(addresses.rayhook, [hanging() for _ in range(5 * callers)], callers=callers)
+                say(f"{callers:2} callers  PACS hangs  {answers}")
+            peers.pacs.faults.slow_s = 0.0
 
 
 def hook_calls(ehr: DemoEHR, addresses: DemoAddresses, patient_id: str) -> Callable[[], Call]:

@@ -12,7 +12,7 @@ import pytest
 
 from rayhook.fhir.errors import EngineUnavailable, ModelIntegrityError
 from rayhook.inference.engine import Engine, LocalEngine, export_litert
-from rayhook.inference.litert import golden_input
+from rayhook.inference.litert import _is_whole, golden_input
 from rayhook.inference.registry import ModelPackage
 
 TIMEOUT_S = 60.0
@@ -123,13 +123,16 @@ def test_closed_engine_answers_no_more(flair, engine_cache, images):
         engine.run(images, TIMEOUT_S)
 
 
-def test_damaged_export_is_made_again(flair, engine_cache, tmp_path):
-    path = tmp_path / export_litert(flair, engine_cache).name
-    for suffix in (".tflite", ".sha256"):
-        shutil.copy(export_litert(flair, engine_cache).with_suffix(suffix), tmp_path)
-    with path.open("r+b") as file:
-        file.truncate(1000)
-    assert export_litert(flair, tmp_path).stat().st_size > 1000
+@pytest.mark.parametrize("suffix", [".tflite", ".sha256"])
+def test_damaged_export_counts_as_none(flair, engine_cache, tmp_path, suffix):
+    made = export_litert(flair, engine_cache)
+    for part in (".tflite", ".sha256"):
+        shutil.copy(made.with_suffix(part), tmp_path)
+    path = tmp_path / made.name
+    assert _is_whole(path)
+    with path.with_suffix(suffix).open("r+b") as file:
+        file.truncate(10)
+    assert not _is_whole(path)
 
 
 def test_another_answer_to_the_golden_input_is_refused(flair, engine_cache, images):

@@ -39,7 +39,8 @@ def test_outputs_have_their_shapes(model):
 def test_weights_are_those_of_resnet50(model):
     weights = weights_of(model)
     assert (
-        sum(array.size for name, array in weights.items() if not name.startswith("head")) == 23_454_912 + 26_560  # kernels, biases
+        sum(array.size for name, array in weights.items() if not name.startswith("head"))
+        == 23_454_912 + 26_560  # kernels, biases
     )
     assert weights["layer3.5.conv2.kernel"].shape == (3, 3, 256, 256)
 
