@@ -66,7 +66,10 @@ def _answers(result: StudyResult) -> Iterator[str]:
     if not any(finding.positive for finding in result.findings):
         yield "This does not exclude disease; the model looks for nothing else."
     if result.key_image is not None:
-        yield f"Shown best on the image with SOP Instance UID {result.key_image.sop_instance_uid}."
+        yield (
+            f"Shown best on the image with SOP Instance UID {result.key_image.sop_instance_uid} "
+            f"of series {result.key_image.series_instance_uid}."
+        )
 
 
 def _row(finding: Finding) -> str:

@@ -56,13 +56,14 @@ def _out_of_scope(result: StudyResult) -> str | None:
 
 
 def _series(result: StudyResult) -> str | None:
-    """Return which series the findings are of, and which others the same model looked at."""
+    """Return which series the findings are of, where the model looked at others as well."""
     if result.status is not AnalysisStatus.ANALYSED or result.series_instance_uid is None:
         return None
     analysed = {i.series_instance_uid for i in result.instances if i.status is AnalysisStatus.ANALYSED}
     others = sorted(uid for uid in analysed - {result.series_instance_uid} if uid is not None)
-    sentence = f"Series analysed: {result.series_instance_uid}"
-    return f"{sentence} (highest), {', '.join(others)}." if others else f"{sentence}."
+    if not others:
+        return None
+    return f"Series analysed: {result.series_instance_uid} (highest), {', '.join(others)}."
 
 
 def _count(result: StudyResult, status: AnalysisStatus) -> int:

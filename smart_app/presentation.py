@@ -252,8 +252,13 @@ _FIGURES = {
     ),
     "brier": ("Brier score", "mean squared error of the probability, 0 is perfect"),
     "ece": ("Calibration error", "mean gap between probability and observed share"),
+    "abstention": ("Abstained", "the share that the model declined to judge"),
+    "pointing": (
+        "Heatmap on the finding",
+        "of those rightly marked, the share whose hottest point lies on it",
+    ),
 }
-_RATES = frozenset({"sensitivity", "specificity", "ppv", "npv"})
+_RATES = frozenset({"sensitivity", "specificity", "ppv", "npv", "abstention", "pointing"})
 
 
 def _model_view(manifest: Manifest) -> ModelView:

@@ -29,7 +29,8 @@ from rayhook.deploy.demo.phantom import (
 from rayhook.fhir.errors import InvalidRequest
 
 _MAX_PATIENTS = 6
-_HEAD_SEED, _CHEST_SEED = 7, 11
+# Seed 16 shows both kinds of answer. The model knows no phantoms: of 25 plain heads it marked 14 as positive.
+_HEAD_SEED, _CHEST_SEED = 16, 11
 _LABELS = "labels.csv"
 _STARTED = datetime(2026, 1, 12, 9, 0, tzinfo=UTC)
 _TEST_FILES = (

@@ -9,6 +9,7 @@ import typer.main
 from rayhook.audit.events import AuditKind
 from rayhook.deploy.cli import app
 from rayhook.deploy.settings import PREFIX, Settings
+from rayhook.inference.registry import load_models
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "deploy" / "docs"
@@ -47,3 +48,12 @@ def test_every_audit_event_is_documented():
 
 def test_every_command_is_documented():
     assert sorted(first_column("commands.md")) == sorted(commands(typer.main.get_command(app)))
+
+
+def test_the_readme_tells_the_figures_of_the_bundled_model():
+    readme = (ROOT / "README.md").read_text()
+    slices = load_models()[0].manifest.evaluations[0].estimates
+    told = [
+        f"| {e.value:.3f} | {e.low:.3f} to {e.high:.3f} |" for name, e in slices.items() if name != "pointing"
+    ]
+    assert [row for row in told if row not in readme] == []
