@@ -5,7 +5,7 @@ Spec: CDS Hooks 2.0.1, "Trusting CDS Clients" (`jti`).
 
 from sqlalchemy import delete, insert
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlmodel import Field, SQLModel, col
+from sqlmodel import Field, SQLModel
 
 from rayhook.auth.database_types import Sessions
 from rayhook.fhir.errors import ServiceUnavailable, Unauthenticated
@@ -22,6 +22,9 @@ class UsedJTI(SQLModel, table=True):
     expires_at: float = Field(index=True)
 
 
+_USED = SQLModel.metadata.tables["used_jti"]
+
+
 class ReplayMemory:
     """The database decides who was first: its unique key holds across threads, processes and restarts."""
 
@@ -35,8 +38,8 @@ class ReplayMemory:
         """
         try:
             with self._sessions() as session:
-                session.exec(insert(UsedJTI).values(issuer=issuer, jti=jti, expires_at=expires_at))
-                session.exec(delete(UsedJTI).where(col(UsedJTI.expires_at) < now - _KEPT_AFTER_EXPIRY_S))
+                session.execute(insert(_USED).values(issuer=issuer, jti=jti, expires_at=expires_at))
+                session.execute(delete(_USED).where(_USED.c.expires_at < now - _KEPT_AFTER_EXPIRY_S))
                 session.commit()
         except IntegrityError as error:
             raise Unauthenticated("jti was used before", code="jti_replayed") from error

@@ -13,6 +13,7 @@ from rayhook.cds_hooks.answers import StudyAnswer, Topic, topic_of
 from rayhook.cds_hooks.dependencies import CDSDependencies
 from rayhook.cds_hooks.models import FHIRAuthorization
 from rayhook.cds_hooks.results import FinishedJob
+from rayhook.cds_hooks.studies import ImageSource, LateEndpoints
 from rayhook.fhir.correlation import request_id
 from rayhook.fhir.errors import InvalidRequest
 from rayhook.fhir.r4 import EndpointSummary, ImagingStudySummary
@@ -100,7 +101,7 @@ def _study_job(
 def start(
     dependencies: CDSDependencies,
     jobs: Sequence[StudyJob],
-    sources: Mapping[str, EndpointSummary | None],
+    sources: Mapping[str, ImageSource],
     *,
     ehr: EHR,
     authorization: FHIRAuthorization | None,
@@ -122,7 +123,7 @@ def _begin(
     dependencies: CDSDependencies,
     session: Session,
     job: StudyJob,
-    source: EndpointSummary | None,
+    source: ImageSource,
     *,
     ehr: EHR,
     lent: Authorization | None,
@@ -132,18 +133,12 @@ def _begin(
         return job, False
     if job.reference is None:
         return replace(job, obstacle=NO_STUDY_UID), False
-    if source is None:
-        return replace(job, obstacle=NO_ENDPOINT), False
-    if not _is_registered(source.address, ehr):
+    obstacle = _obstacle(source, ehr=ehr, lent=lent)
+    if obstacle == ADDRESS_REFUSED:
         dependencies.audit.record(session, _address_refused(job.reference))
-        return replace(job, obstacle=ADDRESS_REFUSED), False
-    if source.requires_access_token and lent is None:
-        return replace(job, obstacle=NO_TOKEN), False
-    reference = replace(
-        job.reference,
-        dicomweb_url=source.address,
-        token_required=source.requires_access_token,
-    )
+    if obstacle is not None or source is None:
+        return replace(job, obstacle=obstacle), False
+    reference = _located(job.reference, source)
     row, is_new = enqueue(
         session,
         dependencies.keyring,
@@ -156,6 +151,25 @@ def _begin(
     if is_new:
         dependencies.audit.record(session, _enqueued(reference))
     return replace(job, row=row), is_new
+
+
+def _obstacle(source: ImageSource, *, ehr: EHR, lent: Authorization | None) -> str | None:
+    """Return why the images cannot be fetched from there, None if they can or if that is still to be seen."""
+    if source is None:
+        return NO_ENDPOINT
+    if isinstance(source, LateEndpoints):
+        return None if lent is not None else NO_TOKEN
+    if not _is_registered(source.address, ehr):
+        return ADDRESS_REFUSED
+    return NO_TOKEN if source.requires_access_token and lent is None else None
+
+
+def _located(reference: StudyReference, source: EndpointSummary | LateEndpoints) -> StudyReference:
+    if isinstance(source, LateEndpoints):
+        return replace(reference, endpoint_ids=source.ids)
+    return replace(
+        reference, dicomweb_url=source.address, token_required=source.requires_access_token, endpoint_ids=()
+    )
 
 
 def _is_registered(address: str, ehr: EHR) -> bool:

@@ -28,14 +28,17 @@ def _pool() -> ThreadPoolExecutor:
 class CDSDependencies:
     """`public_base_url` has no trailing slash; JWTs name it in `aud`.
 
-    `reading` sessions do not wait for writers. fetch_s and wait_s count from the start of a call: what is not fetched by the one is told as missing,
-    what is not analysed by the other is told as in progress.
+    `reading` sessions do not wait for writers; what `unsynced` ones commit is on the disk with the next commit of
+    `sessions`, here that of the call's audit, before its answer.
+    fetch_s and wait_s count from the start of a call: what is not fetched by the one is told as missing, what is
+    not analysed by the other is told as in progress.
     """
 
     registry: EHRRegistry
     jwks: JWKSCache
     sessions: Sessions
     reading: Sessions
+    unsynced: Sessions
     keyring: Keyring
     audit: AuditLog
     queue: AnalysisQueue

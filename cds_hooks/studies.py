@@ -1,17 +1,18 @@
 """Which of the patient's studies a call is about, and where their images are."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rayhook.cds_hooks.models import JSONObject
 from rayhook.cds_hooks.prefetch import Fetcher, Prefetched
 from rayhook.cds_hooks.trust import check_subject
 from rayhook.fhir.errors import InvalidRequest, RayhookError
-from rayhook.fhir.r4 import EndpointSummary, ImagingStudySummary, read_endpoint, read_imaging_study
+from rayhook.fhir.r4 import EndpointSummary, ImagingStudySummary, read_imaging_study
 from rayhook.fhir.references import parse_reference
+from rayhook.inference.endpoint import image_endpoint, readable_endpoints
 
 MAX_STUDIES = 3
-WADO_RS = "dicom-wado-rs"
 
 # Spec: FHIR R4 ImagingStudy.status: nothing to analyse yet, or not any more.
 _WITHOUT_IMAGES = frozenset({"cancelled", "entered-in-error", "registered"})
@@ -49,40 +50,45 @@ def _study(resource: JSONObject) -> ImagingStudySummary | None:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class LateEndpoints:
+    """Endpoints that the FHIR server did not give in time: the analysis reads them itself."""
+
+    ids: tuple[str, ...]
+
+
+ImageSource = EndpointSummary | LateEndpoints | None
+
+
 def image_sources(
     studies: Sequence[ImagingStudySummary], prefetched: Prefetched, fetcher: Fetcher | None, *, base_url: str
-) -> dict[str, EndpointSummary | None]:
+) -> dict[str, ImageSource]:
     """Return by study id the WADO-RS endpoint that has its images, None where none is known.
 
     Endpoints that did not come with the studies are read from the FHIR server.
     """
     known = {str(resource.get("id")): resource for resource in prefetched.endpoints}
-    wanted = {study.id: _endpoint_ids(study, base_url) for study in studies if not _contained(study)}
+    wanted = {
+        study.id: _endpoint_ids(study, base_url)
+        for study in studies
+        if image_endpoint(study.contained_endpoints) is None
+    }
     absent = {id_ for ids in wanted.values() for id_ in ids} - known.keys()
+    late: set[str] = set()
     if fetcher is not None and absent:
         read = fetcher.fetch({id_: f"Endpoint/{id_}" for id_ in sorted(absent)})
         known |= {id_: resource for id_, resource in read.items() if not isinstance(resource, RayhookError)}
-    return {study.id: _contained(study) or _first(wanted[study.id], known) for study in studies}
+        late = {id_ for id_, error in read.items() if isinstance(error, RayhookError) and error.retryable}
+    return {study.id: _source(study, wanted.get(study.id, ()), known, late) for study in studies}
 
 
-def _contained(study: ImagingStudySummary) -> EndpointSummary | None:
-    return next(filter(_serves_images, study.contained_endpoints), None)
-
-
-def _first(ids: Iterable[str], known: Mapping[str, JSONObject]) -> EndpointSummary | None:
-    endpoints = (_readable(known[id_]) for id_ in ids if id_ in known)
-    return next((endpoint for endpoint in endpoints if endpoint and _serves_images(endpoint)), None)
-
-
-def _readable(resource: JSONObject) -> EndpointSummary | None:
-    try:
-        return read_endpoint(resource)
-    except InvalidRequest:
-        return None
-
-
-def _serves_images(endpoint: EndpointSummary) -> bool:
-    return endpoint.active and endpoint.connection_type == WADO_RS
+def _source(
+    study: ImagingStudySummary, ids: Sequence[str], known: Mapping[str, JSONObject], late: Container[str]
+) -> ImageSource:
+    read = readable_endpoints(known[id_] for id_ in ids if id_ in known)
+    found = image_endpoint(study.contained_endpoints) or image_endpoint(read)
+    missed = tuple(id_ for id_ in ids if id_ in late)
+    return found or (LateEndpoints(missed) if missed else None)
 
 
 def _endpoint_ids(study: ImagingStudySummary, base_url: str) -> tuple[str, ...]:

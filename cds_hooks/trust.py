@@ -27,7 +27,7 @@ def authenticate(
             audience=audience,
             registry=dependencies.registry,
             jwks=dependencies.jwks,
-            sessions=dependencies.sessions,
+            sessions=dependencies.unsynced,
             clock=dependencies.clock,
         )
     except Unauthenticated as error:

@@ -160,6 +160,7 @@ def _mount(app: FastAPI, service: Service) -> None:
         jwks=service.jwks,
         sessions=service.database.sessions,
         reading=service.database.reading,
+        unsynced=service.database.unsynced,
         keyring=service.keyring,
         audit=service.audit,
         queue=service.queue,

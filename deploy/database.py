@@ -23,6 +23,7 @@ _BUSY_TIMEOUT_MS = 10_000
 _POOL_SIZE = 20
 _POOL_OVERFLOW = 60  # on SQLite a connection is only a file handle, and its thread may wait for its turn
 _READING = "rayhook_reading"
+_UNSYNCED = "rayhook_unsynced"
 _WRITING = "rayhook_writing"
 _UNAVAILABLE = (DatabaseError, OperationalError)  # these, not their subclasses: a damaged file, a lost server
 _MIGRATIONS = resources.files("rayhook.deploy").joinpath("migrations")
@@ -38,15 +39,18 @@ _SQLITE_PRAGMAS = (
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """One engine and its two kinds of session.
+    """One engine and its kinds of session.
 
     `sessions` are for transactions that may write: on SQLite each takes the writer's lock at its first statement,
     so hold none over a network call. `reading` sessions never wait for a writer, and cannot write.
+    `unsynced` sessions commit before the disk has it: for what only counts together with a later commit of
+    `sessions`, which brings everything before it to the disk. Other processes see it at once.
     """
 
     engine: Engine
     sessions: Sessions
     reading: Sessions
+    unsynced: Sessions
 
     def close(self) -> None:
         self.engine.dispose()
@@ -63,6 +67,7 @@ def create_database(url: str) -> Database:
         engine,
         sessions=partial(Session, engine, expire_on_commit=False),
         reading=partial(Session, reading, expire_on_commit=False),
+        unsynced=partial(Session, engine.execution_options(**{_UNSYNCED: True}), expire_on_commit=False),
     )
 
 
@@ -116,6 +121,7 @@ def _create_engine(url: URL) -> Engine:
         engine = _create_sqlite_engine(url)
     else:
         engine = create_engine(url, pool_size=_POOL_SIZE, pool_pre_ping=True)
+        event.listen(engine, "begin", _begin_postgresql)
     event.listen(engine, "handle_error", _tell_unavailable)
     return engine
 
@@ -170,8 +176,16 @@ def _begin_sqlite(turn: _WriterTurn, connection: Connection) -> None:
     is_reading = bool(connection.get_execution_options().get(_READING))
     if not is_reading:
         turn.begin(connection)
+        synchronous = "NORMAL" if connection.get_execution_options().get(_UNSYNCED) else "FULL"
+        connection.exec_driver_sql(f"PRAGMA synchronous = {synchronous}")
     connection.exec_driver_sql(f"PRAGMA query_only = {int(is_reading)}")
     connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    """Spec: PostgreSQL 18, 28.4 Asynchronous Commit."""
+    if connection.get_execution_options().get(_UNSYNCED):
+        connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
 
 
 def _tell_unavailable(context: ExceptionContext) -> ServiceUnavailable | None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -34,6 +34,7 @@ from rayhook.inference import jobs
 from rayhook.inference.analysis import Analyser
 from rayhook.inference.delivery import Delivery, deliver
 from rayhook.inference.dicomweb import RetrievalLimits, retrieve_study
+from rayhook.inference.endpoint import image_endpoint, readable_endpoints
 from rayhook.inference.job_table import Authorization, ClaimedJob, JobRow, JobState
 from rayhook.inference.read_ahead import read_ahead
 from rayhook.inference.report import build_resources
@@ -116,6 +117,7 @@ class Pipeline:
         try:
             ehr = self._find_ehr(reference.ehr_id)
             identifiers = self._read_patient_identifiers(attempt, ehr)
+            self._locate_images(attempt, ehr)
             with closing(self._retrieve(attempt, ehr)) as files:
                 result = self.analyser.study(
                     files, expected_study_uid=reference.study_instance_uid, patient_identifiers=identifiers
@@ -169,15 +171,38 @@ class Pipeline:
         if not attempt.permits_reading("Patient"):
             return frozenset()
         reference = attempt.claimed.reference
-        client = FHIRClient(
-            self.transport,
-            reference.fhir_base_url,
-            allowed_origins=ehr.fhir_origins,
-            access_token=attempt.access_token,
-        )
+        client = self._client(attempt, ehr)
         patient = client.read("Patient", reference.patient_id, deadline_s=_READ_DEADLINE_S)
         self._keep(attempt, _entry(attempt, AuditKind.FHIR_RESOURCE_READ))
         return _identifier_values(patient)
+
+    def _locate_images(self, attempt: _Attempt, ehr: EHR) -> None:
+        """Read the Endpoints that the hook had no time to read.
+
+        Raises NotFound where none of them serves WADO-RS.
+        """
+        reference = attempt.claimed.reference
+        if reference.dicomweb_url:
+            return
+        client = self._client(attempt, ehr)
+        resources = [
+            client.read("Endpoint", id_, deadline_s=_READ_DEADLINE_S) for id_ in reference.endpoint_ids
+        ]
+        endpoint = image_endpoint(readable_endpoints(resources))
+        if endpoint is None:
+            raise NotFound("no Endpoint of the study serves WADO-RS", code="no_dicomweb_endpoint")
+        located = replace(
+            reference, dicomweb_url=endpoint.address, token_required=endpoint.requires_access_token
+        )
+        attempt.claimed = replace(attempt.claimed, reference=located)
+
+    def _client(self, attempt: _Attempt, ehr: EHR) -> FHIRClient:
+        return FHIRClient(
+            self.transport,
+            attempt.claimed.reference.fhir_base_url,
+            allowed_origins=ehr.fhir_origins,
+            access_token=attempt.access_token,
+        )
 
     def _retrieve(self, attempt: _Attempt, ehr: EHR) -> Generator[bytes]:
         """Yield the study's files, keeping the lease while they come, and audit when the last one has."""

@@ -26,6 +26,7 @@ class StudyReference:
     `token_required` says that the EHR's token has to be shown to `dicomweb_url`
     (SMART extension requires-access-token).
     `source_version` changes when the EHR's ImagingStudy does: new images make a new analysis.
+    Where `dicomweb_url` is empty, `endpoint_ids` name the EHR's Endpoints that are still to be read.
     """
 
     ehr_id: str
@@ -40,6 +41,7 @@ class StudyReference:
     modalities: tuple[str, ...] = ()
     description: str | None = None
     service_request: str | None = None
+    endpoint_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -395,6 +395,7 @@ def running(
         jwks=JWKSCache(transport),
         sessions=database.sessions,
         reading=database.reading,
+        unsynced=database.unsynced,
         keyring=keyring,
         audit=AuditLog(keyring),
         queue=queue,

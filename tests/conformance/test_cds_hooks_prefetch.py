@@ -143,6 +143,22 @@ def test_an_endpoint_that_did_not_come_along_is_read(service, make, served):
     assert served.paths == ["/fhir/Endpoint/pacs"]
 
 
+@pytest.mark.parametrize("how", [{"delay_s": 2.5}, {"status": 500}])
+def test_an_endpoint_that_is_late_is_left_to_the_analysis(service, make, served, how):
+    body = make.body()
+    body["prefetch"]["imagingStudies"] = make.bundle(make.study())
+    served.answer("/fhir/Endpoint/pacs", OUTCOME, **how)
+    assert topics(service.cards(body)) == ["finding"]
+    assert [job.reference.endpoint_ids for job in service.analysis.claimed] == [("pacs",)]
+
+
+def test_a_late_endpoint_needs_a_token(service, make, served):
+    body = make.body()
+    body["prefetch"]["imagingStudies"] = make.bundle(make.study())
+    del body["fhirAuthorization"]
+    assert topics(service.cards(body)) == ["unreachable"]
+
+
 def test_a_finished_result_needs_no_endpoint(service, make, served):
     service.cards(make.body())
     body = make.body()

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from rayhook.audit.chain import verify
 from rayhook.audit.review import recent
 from rayhook.deploy.demo.catalogue import Catalogue
-from rayhook.deploy.demo.ehr_seed import imaging_study_id, order_id
+from rayhook.deploy.demo.ehr_seed import ENDPOINT_ID, imaging_study_id, order_id
 from rayhook.fhir.r4 import validate
 from rayhook.inference import jobs
 from rayhook.inference.decode import Decoder
@@ -198,6 +198,16 @@ def test_two_patients_share_the_device(pipeline, hospital):
     run(pipeline, hospital)
     run(pipeline, hospital, "part")
     assert (len(hospital.written("Device")), len(hospital.written("DiagnosticReport"))) == (1, 2)
+
+
+def test_an_endpoint_that_the_hook_could_not_read_is_read(pipeline, hospital):
+    ended = run(pipeline, hospital, dicomweb_url="", endpoint_ids=(ENDPOINT_ID,))
+    assert ended.row.state is JobState.DONE
+
+
+def test_a_study_without_an_image_endpoint_is_a_failure(pipeline, hospital):
+    ended = run(pipeline, hospital, dicomweb_url="", endpoint_ids=())
+    assert (ended.row.state, ended.row.error_code) == (JobState.FAILED, "no_dicomweb_endpoint")
 
 
 def test_without_the_scope_the_result_stays_here(pipeline, hospital):

@@ -1,16 +1,18 @@
 import importlib
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel
 
-from rayhook.deploy.database import Database, create_database, migrate, parse_url
+from rayhook.deploy.database import SCHEMA_REVISION, Database, create_database, migrate, parse_url
 from rayhook.fhir.errors import InvalidRequest, ServiceUnavailable
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -152,6 +154,31 @@ def test_connection_that_served_a_reader_serves_a_writer(database):
     with database.reading() as session:
         session.execute(text("SELECT 1"))
     execute(database, "INSERT INTO used_jti VALUES ('issuer', 'jti', 0)")
+
+
+def test_schema_revision_is_that_of_the_newest_migration():
+    scripts = ScriptDirectory(str(ROOT / "deploy" / "migrations"))
+    assert scripts.get_current_head() == SCHEMA_REVISION
+
+
+@pytest.mark.parametrize(("kind", "synchronous"), [("unsynced", 1), ("sessions", 2)])
+def test_only_an_unsynced_session_commits_before_the_disk_has_it(database, kind, synchronous):
+    other = {"unsynced": "sessions", "sessions": "unsynced"}[kind]
+    for name in (other, kind):
+        with getattr(database, name)() as session:
+            found = session.execute(text("PRAGMA synchronous")).scalar()
+    assert found == synchronous
+
+
+def test_writers_of_one_process_take_turns(database):
+    def write(number: int) -> None:
+        for count in range(25):
+            execute(database, f"INSERT INTO used_jti VALUES ('{number}', '{count}', 0)")
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(write, range(16)))
+    with database.reading() as session:
+        assert session.execute(text("SELECT count(*) FROM used_jti")).scalar() == 16 * 25
 
 
 def test_rolled_back_work_is_gone(database):
