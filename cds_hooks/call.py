@@ -152,7 +152,7 @@ def _study_answers(
     if to_begin:
         sources = image_sources(to_begin, prefetched, call.fetcher, base_url=call.base_url)
         jobs = start(dependencies, jobs, sources, ehr=ehr, authorization=call.request.fhir_authorization)
-    wait_s = dependencies.in_hand.wait_s(dependencies.wait_s, shortest_s=dependencies.fetch_s)
+    wait_s = dependencies.in_hand.wait_s(dependencies.wait_s)
     return answers(dependencies, jobs, ends_at=received_at + wait_s)
 
 

@@ -17,7 +17,7 @@ from rayhook.inference.jobs import load_job, overdue
 
 _log = structlog.get_logger()
 
-_POLL_S = 0.02
+_POLL_S = 0.1  # only for jobs that end in another process: one that ends here is signalled at once
 _STOP_TIMEOUT_MS = 30_000
 _WORKER_WAKES_MS = 100
 
