@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rayhook.fhir.errors import InvalidRequest
@@ -59,11 +60,7 @@ class StorageSettings(BaseSettings):
 
 
 class Settings(StorageSettings):
-    """Settings of one process, from `RAYHOOK_*` variables (`DATABASE_URL` is honoured too).
-
-    Raises pydantic.ValidationError, naming the setting, for a value of the wrong form or an insecure one in
-    production; `load_settings` refuses unknown `RAYHOOK_*` variables as well.
-    """
+    """Settings of one process, from `RAYHOOK_*` variables (`DATABASE_URL` is honoured too)."""
 
     environment: Environment = Field(
         Environment.PRODUCTION,
@@ -138,13 +135,25 @@ class Settings(StorageSettings):
 def load_settings(**overrides: object) -> Settings:
     """Return the settings of the environment, `overrides` first.
 
-    Raises InvalidRequest for an unknown `RAYHOOK_*` variable: a misspelt setting must not be ignored.
+    Raises InvalidRequest, naming the setting and its rule, for a value that may not be, and for an unknown
+    `RAYHOOK_*` variable: a misspelt setting must not be ignored.
     """
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     for variable in sorted(os.environ):
         if variable.startswith(PREFIX) and variable not in known and variable not in _TEST_VARIABLES:
             raise InvalidRequest(f"unknown setting {variable}", code="unknown_setting", expression=variable)
-    return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks the overrides
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks the overrides
+    except ValidationError as error:
+        # Pydantic's own text quotes the value, which may hold a database's password.
+        rules = "; ".join(_rule(problem) for problem in error.errors(include_input=False))
+        raise InvalidRequest(rules, code="invalid_setting") from None
+
+
+def _rule(problem: ErrorDetails) -> str:
+    name = "".join(str(part) for part in problem["loc"])
+    rule = problem["msg"].removeprefix("Value error, ")
+    return f"{PREFIX}{name.upper()}: {rule}" if name else rule
 
 
 _TEST_VARIABLES = frozenset({"RAYHOOK_DATASETS", "RAYHOOK_REQUIRE_PEERS"})

@@ -36,6 +36,20 @@ def test_unknown_variable_is_refused(monkeypatch):
         load_settings()
 
 
+def test_a_refused_setting_is_named_with_its_rule(monkeypatch):
+    monkeypatch.setenv("RAYHOOK_ENVIRONMENT", "development")
+    monkeypatch.setenv("RAYHOOK_PORT", "99999")
+    with pytest.raises(InvalidRequest, match=r"^RAYHOOK_PORT: Input should be less than or equal to 65535$"):
+        load_settings()
+
+
+def test_a_refused_setting_is_not_quoted(monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", "postgresql://rayhook:secret@localhost/rayhook")
+    with pytest.raises(InvalidRequest) as refusal:
+        load_settings()
+    assert "secret" not in str(refusal.value)
+
+
 def test_database_defaults_to_sqlite_in_the_data_folder(tmp_path):
     assert development(data_dir=tmp_path).resolved_database_url == f"sqlite:///{tmp_path}/rayhook.sqlite3"
 

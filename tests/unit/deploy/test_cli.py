@@ -1,0 +1,91 @@
+"""The command as a person runs it: a process of its own, its output and its status."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from pydicom.data import get_testdata_file
+
+from rayhook.deploy.demo.ehr import demo_registry_toml
+
+REGISTRY = demo_registry_toml(ehr_base_url="http://127.0.0.1:8001", pacs_base_url="http://127.0.0.1:8002")
+
+
+def rayhook(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "rayhook.deploy.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={"HOME": os.environ["HOME"], "PATH": os.environ["PATH"]},
+    )
+
+
+@pytest.fixture
+def registry(tmp_path):
+    path = tmp_path / "ehrs.toml"
+    path.write_text(REGISTRY)
+    return path
+
+
+def test_a_registry_is_checked_as_the_service_does(registry):
+    assert rayhook("registry", "check", registry).returncode == 2
+
+
+def test_a_registry_on_loopback_is_for_development(registry):
+    assert rayhook("registry", "check", registry, "--development").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("audit", "verify", "--data-dir", "/nonexistent"), "no_installation"),
+        (("serve",), "public_base_url must be https in production"),
+    ],
+)
+def test_a_refusal_is_one_line_without_a_stack_trace(arguments, told):
+    run = rayhook(*arguments)
+    assert (run.returncode, told in run.stderr.replace("\n", " "), "Traceback" in run.stderr) == (
+        2,
+        True,
+        False,
+    )
+
+
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "a.txt").write_text("no DICOM")
+    shutil.copy(get_testdata_file("CT_small.dcm", download=False), folder / "b.dcm")
+    run = rayhook("analyze", "--json", folder)
+    return run, [json.loads(line) for line in run.stdout.splitlines()]
+
+
+def test_analyze_prints_one_line_an_instance(analysed):
+    assert [line["status"] for line in analysed[1]] == ["refused", "out_of_scope"]
+
+
+def test_analyze_ends_with_1_when_a_file_was_refused(analysed):
+    assert analysed[0].returncode == 1
+
+
+def test_analyze_prints_the_documented_fields(analysed):
+    fields = {
+        "path",
+        "sop_instance_uid",
+        "study_instance_uid",
+        "status",
+        "error",
+        "findings",
+        "model",
+        "elapsed_ms",
+    }
+    assert [set(line) for line in analysed[1]] == [fields, fields]
+
+
+def test_analyze_says_why_a_file_was_refused(analysed):
+    assert analysed[1][0]["error"] == {"code": "not_dicom", "message": "the file has no DICM prefix"}
