@@ -53,7 +53,7 @@ def main() -> None:
     try:
         app()
     except RayhookError as error:
-        err.print(f"[red]rayhook: {error.code}:[/red] {error.message}")
+        err.print(f"[red]rayhook: {error.code}:[/red] {error.message}", soft_wrap=True)
         raise SystemExit(2) from error
 
 
