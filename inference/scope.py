@@ -26,8 +26,9 @@ _BODY_PART_WORDS = {
     "HEAD": ("cranial", "cranium", "head"),
 }
 _LOCALIZER = frozenset(("localiser", "localizer", "scout", "survey", "topogram"))
-_DERIVED = frozenset(
-    ("ADC", "DERIVED", "LOCALIZER", "MIN IP", "MIP", "MPR", "PROJECTION IMAGE", "SECONDARY", "SUBTRACTION")
+# DERIVED alone is no obstacle: scanners say so of images that they only filtered or corrected.
+_NOT_AS_ACQUIRED = frozenset(
+    ("ADC", "LOCALIZER", "MIN IP", "MIP", "MPR", "PROJECTION IMAGE", "SECONDARY", "SUBTRACTION")
 )
 _WORD = re.compile(r"[a-z0-9]+")
 
@@ -56,10 +57,11 @@ def _general_reason(attributes: InstanceAttributes) -> tuple[str, str] | None:
         return "BurnedInAnnotation", "BurnedInAnnotation says that text is burned into the image"
     if not attributes.photometric_interpretation.startswith("MONOCHROME"):
         return "PhotometricInterpretation", "PhotometricInterpretation is not that of a grey-scale image"
-    if not attributes.image_type:
-        return "ImageType", "ImageType does not say whether the image is an original"
-    if _DERIVED & {value.upper() for value in attributes.image_type}:
-        return "ImageType", "ImageType says that the image is a localizer, derived or secondary"
+    if _NOT_AS_ACQUIRED & {value.upper() for value in attributes.image_type}:
+        return (
+            "ImageType",
+            "ImageType says that the image is a localizer, a reformat, a map or a secondary image",
+        )
     if _LOCALIZER & _words(attributes):
         return "SeriesDescription", "SeriesDescription says that the image is a localizer"
     return None

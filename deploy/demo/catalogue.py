@@ -276,6 +276,7 @@ def _wrap(dataset: Path, rows: list[dict[str, str]], work_dir: Path, started: da
         window=None,
         comment="Wrapped from an image file: date, spacing and position are nominal",
         bits_stored=8,
+        origin="DERIVED",
     )
     paths = [dataset / row["path"] for row in rows]
     written = write_series(series, partial(_read_images, paths), work_dir, count=len(paths))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,7 @@ class Series:
     comment: str
     bits_stored: int = 12
     timing_ms: tuple[float, float, float] | None = None
+    origin: Literal["ORIGINAL", "DERIVED"] = "ORIGINAL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def _dataset(series: Series, index: int, pixels: NDArray[Any], instance: Written
 
 def _identify(dataset: Dataset, series: Series, index: int, instance: WrittenInstance) -> None:
     dataset.SpecificCharacterSet = "ISO_IR 192"
-    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL" if series.modality == "CT" else "M"]
+    dataset.ImageType = [series.origin, "PRIMARY", "AXIAL" if series.modality == "CT" else "M"]
     dataset.SOPClassUID = instance.sop_class_uid
     dataset.SOPInstanceUID = instance.sop_instance_uid
     dataset.StudyInstanceUID = study_uid(series)

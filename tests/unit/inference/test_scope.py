@@ -85,6 +85,8 @@ def manifest(**changes: Any) -> Manifest:
         {"series_description": "Ax FLAIR motion corrected"},
         {"photometric_interpretation": "MONOCHROME1"},
         {"burned_in_annotation": "NO"},
+        {"image_type": ("DERIVED", "PRIMARY", "M", "DIS2D")},
+        {"image_type": ()},
     ],
 )
 def test_what_the_model_is_meant_for_is_routed_to_it(changes: dict[str, Any]) -> None:
@@ -117,8 +119,7 @@ def test_what_the_model_is_meant_for_is_routed_to_it(changes: dict[str, Any]) ->
         ({"image_orientation": SAGITTAL}, "ImageOrientationPatient"),
         ({"image_orientation": (0.0,) * 6}, "ImageOrientationPatient"),
         ({"image_orientation": None, "series_description": "T2 FLAIR"}, "ImageOrientationPatient"),
-        ({"image_type": ()}, "ImageType"),
-        ({"image_type": ("DERIVED", "PRIMARY")}, "ImageType"),
+        ({"image_type": ("DERIVED", "PRIMARY", "MPR")}, "ImageType"),
         ({"image_type": ("DERIVED", "SECONDARY", "MPR")}, "ImageType"),
         ({"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, "ImageType"),
         ({"series_description": "3-plane localizer FLAIR"}, "SeriesDescription"),
