@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 
 from sqlmodel import Session
@@ -9,6 +10,7 @@ from sqlmodel import Session
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.record import AuditEntry
 from rayhook.auth.registry import EHR
+from rayhook.auth.scopes import ScopeSet
 from rayhook.cds_hooks.answers import StudyAnswer, Topic, topic_of
 from rayhook.cds_hooks.dependencies import CDSDependencies
 from rayhook.cds_hooks.models import FHIRAuthorization
@@ -18,7 +20,9 @@ from rayhook.fhir.correlation import request_id
 from rayhook.fhir.errors import InvalidRequest
 from rayhook.fhir.r4 import EndpointSummary, ImagingStudySummary
 from rayhook.fhir.transport import origin_of
+from rayhook.inference.delivery import awaits_delivery
 from rayhook.inference.jobs import Authorization, JobRow, JobState, enqueue, find, job_key, load_job
+from rayhook.inference.report import may_write
 from rayhook.inference.results import load_result
 from rayhook.inference.study import StudyReference
 
@@ -195,6 +199,22 @@ def answers(
     return tuple(_answer(dependencies, job) for job in jobs)
 
 
+def deliver_late(
+    dependencies: CDSDependencies, jobs: Iterable[StudyJob], authorization: FHIRAuthorization | None
+) -> None:
+    """Send the reports that the EHR still lacks, beside the answer, if this call's token may write them."""
+    lent = _lent(authorization, dependencies.clock())
+    if lent is None or not may_write(ScopeSet.parse(lent.scope)):
+        return
+    for job in jobs:
+        finished = dependencies.results.find(job.key)
+        if finished is not None and finished.awaits_delivery and finished.row.result_id is not None:
+            dependencies.results.forget(job.key)
+            dependencies.pool.submit(
+                copy_context().run, dependencies.deliver_again, finished.row.result_id, lent
+            )
+
+
 def _answer(dependencies: CDSDependencies, job: StudyJob) -> StudyAnswer:
     if job.finished is not None:
         return _told(job.study, job.finished)
@@ -235,7 +255,8 @@ def _finished(dependencies: CDSDependencies, key: str, row: JobRow) -> FinishedJ
         stored = load_result(session, dependencies.keyring, row.result_id or "")
     if stored is None:
         return None
-    finished = FinishedJob(row, replace(stored.result, key_image=None))
+    awaits = awaits_delivery(stored, now=dependencies.clock())
+    finished = FinishedJob(row, replace(stored.result, key_image=None), awaits)
     dependencies.results.keep(key, finished)
     return finished
 

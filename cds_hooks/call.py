@@ -12,7 +12,7 @@ from sqlalchemy import insert
 from rayhook.audit.events import AuditKind
 from rayhook.audit.record import AuditEntry
 from rayhook.auth.principal import CDSClientPrincipal
-from rayhook.cds_hooks.analysis import answers, look_up, start
+from rayhook.cds_hooks.analysis import answers, deliver_late, look_up, start
 from rayhook.cds_hooks.answers import StudyAnswer, Topic
 from rayhook.cds_hooks.cards import CardWriter, incomplete_card
 from rayhook.cds_hooks.dependencies import CDSDependencies
@@ -153,7 +153,9 @@ def _study_answers(
         sources = image_sources(to_begin, prefetched, call.fetcher, base_url=call.base_url)
         jobs = start(dependencies, jobs, sources, ehr=ehr, authorization=call.request.fhir_authorization)
     wait_s = dependencies.in_hand.wait_s(dependencies.wait_s)
-    return answers(dependencies, jobs, ends_at=received_at + wait_s)
+    found = answers(dependencies, jobs, ends_at=received_at + wait_s)
+    deliver_late(dependencies, jobs, call.request.fhir_authorization)
+    return found
 
 
 def _cards(

@@ -13,6 +13,7 @@ from rayhook.auth.tokens import JWKSCache
 from rayhook.cds_hooks.load import CallsInHand
 from rayhook.cds_hooks.results import ResultCache
 from rayhook.fhir.transport import Transport
+from rayhook.inference.job_table import Authorization
 from rayhook.inference.queue import AnalysisQueue
 from rayhook.inference.registry import Manifest
 from rayhook.inference.study import ModelIdentity
@@ -30,6 +31,7 @@ class CDSDependencies:
 
     `reading` sessions do not wait for writers; what `unsynced` ones commit is on the disk with the next commit of
     `sessions`, here that of the call's audit, before its answer.
+    deliver_again takes a result's id and a token that may write it.
     fetch_s and wait_s count from the start of a call: what is not fetched by the one is told as missing, what is
     not analysed by the other is told as in progress.
     """
@@ -44,6 +46,7 @@ class CDSDependencies:
     queue: AnalysisQueue
     transport: Transport
     manifests: tuple[Manifest, ...]
+    deliver_again: Callable[[str, Authorization], None]
     public_base_url: str
     fetch_s: float = 0.25
     wait_s: float = 0.4

@@ -19,6 +19,7 @@ class FinishedJob:
 
     row: JobRow
     result: StudyResult
+    awaits_delivery: bool = False
 
 
 class ResultCache:
@@ -40,3 +41,7 @@ class ResultCache:
             self._jobs[key] = (job, self._monotonic() + _LIFE_S)
             while len(self._jobs) > _SIZE:
                 self._jobs.popitem(last=False)
+
+    def forget(self, key: str) -> None:
+        with self._lock:
+            self._jobs.pop(key, None)

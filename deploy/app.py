@@ -166,6 +166,7 @@ def _mount(app: FastAPI, service: Service) -> None:
         queue=service.queue,
         transport=service.transport,
         manifests=service.manifests,
+        deliver_again=service.pipeline.deliver_again,
         public_base_url=settings.public_base_url,
         wait_s=settings.hook_wait_s,
     )

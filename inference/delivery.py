@@ -13,11 +13,13 @@ from rayhook.fhir.references import parse_reference
 from rayhook.fhir.transport import Transport
 from rayhook.inference.job_table import Authorization
 from rayhook.inference.report import may_write, transaction
-from rayhook.inference.results import DeliveryState
+from rayhook.inference.results import DeliveryState, StoredResult
 from rayhook.inference.study import AnalysisStatus, StudyReference, StudyResult
 
 DEADLINE_S = 10.0
 
+_UNDER_WAY_S = 60.0
+_FOR_WANT_OF_A_TOKEN = frozenset({"no_authorization", "scope_not_granted"})
 _TOLD = frozenset({AnalysisStatus.ABSTAINED, AnalysisStatus.ANALYSED})
 
 
@@ -62,6 +64,18 @@ def deliver(
     except RayhookError as error:
         return Delivery(DeliveryState.FAILED, error.code)
     return Delivery(DeliveryState.DELIVERED, written=tuple(_locations(answer)))
+
+
+def awaits_delivery(stored: StoredResult, *, now: float) -> bool:
+    """Return whether the EHR still lacks the report, and another token could bring it there.
+
+    A delivery that began long ago and has no end was cut off with its process.
+    """
+    if stored.delivery is DeliveryState.PENDING:
+        return now - stored.created_at > _UNDER_WAY_S
+    if stored.delivery is DeliveryState.NOT_PERMITTED:
+        return stored.delivery_detail in _FOR_WANT_OF_A_TOKEN
+    return stored.delivery is DeliveryState.FAILED
 
 
 def _locations(answer: Mapping[str, Any]) -> Iterator[str]:

@@ -112,6 +112,30 @@ class Pipeline:
         finally:
             request_id.reset(correlation)
 
+    def deliver_again(self, result_id: str, authorization: Authorization) -> None:
+        """Hand a finished report to an EHR that does not have it yet, with a token that came since.
+
+        Conditional creates make it harmless to do so twice.
+        """
+        with self.sessions() as session:
+            stored = jobs.load_result(session, self.keyring, result_id)
+        if stored is None:
+            return
+        claimed = ClaimedJob(result_id, 0, 0, stored.reference, authorization, request_id.get())
+        attempt = _Attempt(claimed, self._living(authorization))
+        try:
+            delivery = deliver(
+                self.transport,
+                self._find_ehr(stored.ehr_id),
+                stored.reference,
+                attempt.authorization,
+                result=stored.result,
+                resources=stored.resources,
+            )
+            self._record_delivery(attempt, result_id, delivery)
+        except RayhookError as error:
+            log.warning("late_delivery_failed", code=error.code)
+
     def _run(self, attempt: _Attempt) -> None:
         reference = attempt.claimed.reference
         try:

@@ -1,6 +1,7 @@
 """A whole CDS service over real parts: database, keyring, JWTs, queue, transport. Only the EHR and the analysis are scripted."""
 
 import json
+import queue
 import socket
 import threading
 import time
@@ -33,7 +34,7 @@ from rayhook.deploy.database import Database, create_database, migrate
 from rayhook.deploy.middleware import RequestContext
 from rayhook.deploy.problems import install_problem_handlers
 from rayhook.fhir.transport import Transport
-from rayhook.inference.jobs import ClaimedJob, claim, complete, fail, refuse
+from rayhook.inference.jobs import Authorization, ClaimedJob, claim, complete, fail, refuse
 from rayhook.inference.preprocess import Preprocessing
 from rayhook.inference.queue import AnalysisQueue
 from rayhook.inference.registry import (
@@ -135,7 +136,11 @@ class ScriptedAnalysis:
     refusal: str | None = None
     failure: tuple[str, bool] | None = None
     claimed: list[ClaimedJob] = field(default_factory=list)
+    delivered_again: queue.SimpleQueue[tuple[str, Authorization]] = field(default_factory=queue.SimpleQueue)
     in_hand: int = 0
+
+    def deliver_again(self, result_id: str, authorization: Authorization) -> None:
+        self.delivered_again.put((result_id, authorization))
 
     def reset(self) -> None:
         while self.in_hand:
@@ -401,6 +406,7 @@ def running(
         queue=queue,
         transport=transport,
         manifests=(manifest(),),
+        deliver_again=analysis.deliver_again,
         public_base_url=BASE_URL,
     )
     patient = replace(dependencies, fetch_s=2.0, wait_s=5.0)

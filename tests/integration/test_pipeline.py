@@ -217,6 +217,20 @@ def test_without_the_scope_the_result_stays_here(pipeline, hospital):
     assert hospital.written("DiagnosticReport") == []
 
 
+def test_a_failed_delivery_is_made_good_with_a_later_token(pipeline, hospital):
+    hospital.ehr_faults.fhir_status = 500
+    ended = run(pipeline, hospital, scope=WRITE)
+    hospital.ehr_faults.fhir_status = None
+    pipeline.deliver_again(ended.stored.id, hospital.token("lesion"))
+    assert look(pipeline, ended.row.id).stored.delivery is DeliveryState.DELIVERED
+
+
+def test_a_late_delivery_is_audited(pipeline, hospital):
+    ended = run(pipeline, hospital, scope=READ)
+    pipeline.deliver_again(ended.stored.id, hospital.token("lesion"))
+    assert look(pipeline, ended.row.id).kinds[-1] == "fhir:result:written"
+
+
 def test_a_failed_delivery_does_not_lose_the_result(pipeline, hospital):
     hospital.ehr_faults.fhir_status = 500
     ended = run(pipeline, hospital, scope=WRITE)
