@@ -5,11 +5,11 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PACKAGES := audit auth cds_hooks deploy fhir inference smart_app
 
-.PHONY: run test check format lock peers clean setup
+.PHONY: audit-dependencies check clean format help lock peers run setup test
 .DEFAULT_GOAL := help
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 22
 
 setup: $(READY)  ## make the virtual environment from the hashed lock file
 
@@ -48,6 +48,9 @@ lock:  ## renew requirements.lock
 peers:  ## install the real peers of the tests from Debian (as root)
 	apt-get update -qq
 	apt-get install -y -qq --no-install-recommends chromium orthanc orthanc-dicomweb
+
+audit-dependencies: setup  ## ask the public advisory service about every locked package
+	$(BIN)/pip-audit --disable-pip --require-hashes --requirement requirements.lock
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) .types .cache build dist *.egg-info

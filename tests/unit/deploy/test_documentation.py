@@ -7,6 +7,7 @@ import pytest
 import typer.main
 
 from rayhook.audit.events import AuditKind
+from rayhook.auth.registry import load_registry
 from rayhook.deploy.cli import app
 from rayhook.deploy.settings import PREFIX, Settings
 from rayhook.inference.registry import load_models
@@ -57,3 +58,10 @@ def test_the_readme_tells_the_figures_of_the_bundled_model():
         f"| {e.value:.3f} | {e.low:.3f} to {e.high:.3f} |" for name, e in slices.items() if name != "pointing"
     ]
     assert [row for row in told if row not in readme] == []
+
+
+def test_the_documented_registry_is_one(tmp_path):
+    example = re.search(r"```toml\n(.*?)```", (DOCS / "registry.md").read_text(), flags=re.DOTALL)
+    path = tmp_path / "ehrs.toml"
+    path.write_text(example[1])
+    assert [ehr.id for ehr in load_registry(path, development=False)] == ["general-hospital"]
