@@ -77,6 +77,11 @@ class EHR:
         return frozenset(map(origin_of, self.fhir_base_urls))
 
     @property
+    def image_origins(self) -> frozenset[str]:
+        """Where images may be fetched from: some FHIR servers are their own DICOMweb server."""
+        return self.fhir_origins | frozenset(self.dicomweb_origins)
+
+    @property
     def jwks_origins(self) -> frozenset[str]:
         return (
             frozenset()
@@ -91,7 +96,7 @@ class EHR:
 
     @property
     def allowed_origins(self) -> frozenset[str]:
-        return self.authorization_origins | frozenset(self.dicomweb_origins) | self.jwks_origins
+        return self.authorization_origins | self.image_origins | self.jwks_origins
 
 
 @dataclass(frozen=True, slots=True)

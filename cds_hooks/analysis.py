@@ -171,14 +171,12 @@ def _obstacle(source: ImageSource, *, ehr: EHR, lent: Authorization | None) -> s
 def _located(reference: StudyReference, source: EndpointSummary | LateEndpoints) -> StudyReference:
     if isinstance(source, LateEndpoints):
         return replace(reference, endpoint_ids=source.ids)
-    return replace(
-        reference, dicomweb_url=source.address, token_required=source.requires_access_token, endpoint_ids=()
-    )
+    return replace(reference, dicomweb_url=source.address, token_required=source.requires_access_token)
 
 
 def _is_registered(address: str, ehr: EHR) -> bool:
     try:
-        return origin_of(address) in ehr.fhir_origins.union(ehr.dicomweb_origins)
+        return origin_of(address) in ehr.image_origins
     except InvalidRequest:
         return False
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import msgspec
 
 from rayhook.cds_hooks.models import OrderSignContext, PatientViewContext
+from rayhook.inference.statement import INVESTIGATIONAL_SHORT
 
 SPECIFICATION_VERSION = "2.0.1"
 PATIENT = "patient"
 IMAGING_STUDIES = "imagingStudies"
 
 _USAGE = (
-    "Investigational: not cleared for diagnostic use. Calls carry a JWT signed with ES384 or RS384 by a registered "
+    f"{INVESTIGATIONAL_SHORT} Calls carry a JWT signed with ES384 or RS384 by a registered "
     "issuer. `fhirAuthorization` should grant `patient/Patient.r`, `patient/ImagingStudy.rs` and "
     "`patient/Endpoint.r`, and whatever the DICOMweb server that the Endpoints name asks for; with "
     "`patient/DiagnosticReport.c`, `patient/Observation.c`, `patient/Device.c` and `patient/Provenance.c` results "
@@ -58,7 +59,7 @@ _PATIENT_VIEW = Service(
     title="Rayhook: imaging findings of this patient",
     description=(
         "Analyses the patient's newest imaging studies with a neural network and tells what it found, "
-        "with its confidence. Investigational, not for diagnostic use."
+        f"with its confidence. {INVESTIGATIONAL_SHORT}"
     ),
     prefetch=_PREFETCH,
     context=PatientViewContext,
@@ -71,7 +72,7 @@ _ORDER_SIGN = Service(
     title="Rayhook: imaging findings before an imaging order is signed",
     description=(
         "When an imaging order is about to be signed, tells what the neural network found in the patient's newest "
-        "imaging studies. Investigational, not for diagnostic use."
+        f"imaging studies. {INVESTIGATIONAL_SHORT}"
     ),
     prefetch=_PREFETCH,
     context=OrderSignContext,

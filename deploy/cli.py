@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.table import Table
 
 from rayhook.fhir.errors import RayhookError
+from rayhook.inference.statement import INVESTIGATIONAL_SHORT
 from rayhook.inference.training.commands import app as train
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     help="Clinical decision support for medical imaging over CDS Hooks, FHIR and DICOMweb.\n\n"
-    "[yellow]Investigational: not cleared for diagnosis. Every result is to be confirmed by a radiologist.[/yellow]",
+    f"[yellow]{INVESTIGATIONAL_SHORT}[/yellow]",
 )
 audit = typer.Typer(no_args_is_help=True, help="Verify and read the audit trail.")
 model = typer.Typer(no_args_is_help=True, help="List, verify and prepare the bundled models.")
@@ -132,9 +133,7 @@ def analyze(
                 table.add_row(*_row(line))
     if not as_json:
         out.print(table)
-        out.print(
-            "[yellow]Investigational: not cleared for diagnosis; to be confirmed by a radiologist.[/yellow]"
-        )
+        out.print(f"[yellow]{INVESTIGATIONAL_SHORT}[/yellow]")
     raise typer.Exit(1 if refused else 0)
 
 

@@ -121,7 +121,7 @@ class Pipeline:
             stored = jobs.load_result(session, self.keyring, result_id)
         if stored is None:
             return
-        claimed = ClaimedJob(result_id, 0, 0, stored.reference, authorization, request_id.get())
+        claimed = ClaimedJob(stored.job_id, 0, 0, stored.reference, authorization, request_id.get())
         attempt = _Attempt(claimed, self._living(authorization))
         try:
             delivery = deliver(
@@ -233,7 +233,7 @@ class Pipeline:
         files = retrieve_study(
             self.transport,
             attempt.claimed.reference,
-            allowed_origins=ehr.fhir_origins | frozenset(ehr.dicomweb_origins),
+            allowed_origins=ehr.image_origins,
             access_token=self._dicomweb_token(attempt),
             limits=self.limits,
         )

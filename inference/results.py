@@ -54,6 +54,7 @@ class StoredResult:
     """A finished analysis. `resources` are FHIR JSON; lists of results leave `result.key_image` out."""
 
     id: str
+    job_id: str
     ehr_id: str
     patient_id: str
     reference: StudyReference
@@ -159,6 +160,7 @@ def _stored(keyring: Keyring, row: AnalysisResult) -> StoredResult:
     )
     return StoredResult(
         id=row.id,
+        job_id=row.job_id,
         ehr_id=row.ehr_id,
         patient_id=reference.patient_id,
         reference=reference,

@@ -15,8 +15,6 @@ INVESTIGATIONAL_SHORT = "Investigational, not cleared for diagnosis; to be confi
 
 _ALMOST_ONE = 0.999
 
-_ALMOST_ONE = 0.999
-
 
 def probability_text(probability: float) -> str:
     """Return three decimals, never 0 or 1: no model is certain."""

@@ -22,6 +22,7 @@ from rayhook.deploy.demo.catalogue import Catalogue, build_catalogue
 from rayhook.deploy.demo.ehr import DemoEHR, create_ehr, demo_registry_toml
 from rayhook.deploy.demo.pacs import DemoPACS, create_pacs
 from rayhook.fhir.errors import ServiceUnavailable
+from rayhook.inference.statement import INVESTIGATIONAL_SHORT
 
 _READY_S = 120.0
 _LOOPBACK = "127.0.0.1"
@@ -176,7 +177,7 @@ def _announce(console: Console, addresses: DemoAddresses, catalogue: Catalogue) 
         f"[bold]FHIR read API[/bold]   {addresses.rayhook}/fhir/metadata\n"
         f"[bold]Demo PACS[/bold]       {addresses.pacs}/dicom-web/studies   (needs the EHR's token)\n\n"
         f"{len(catalogue.studies)} studies. Phantoms and test files are no patients.\n"
-        "[yellow]Investigational: not cleared for diagnosis; to be confirmed by a radiologist.[/yellow]\n"
+        f"[yellow]{INVESTIGATIONAL_SHORT}[/yellow]\n"
         "Stop with Ctrl-C.",
         highlight=False,
         soft_wrap=True,

@@ -12,9 +12,9 @@ from rayhook.fhir.errors import NotFound
 from rayhook.fhir.transport import Transport
 from rayhook.inference.decode import Decoder
 from rayhook.inference.dicomweb import RetrievalLimits, retrieve_study
-from rayhook.inference.study import StudyReference
 from tests.doubles.dicom_files import SERIES, STUDY, SYNTAX_NAMES, SYNTAXES, dataset, encode, picture
 from tests.integration.conftest import Orthanc
+from tests.unit.inference.samples import reference
 
 pytestmark = [pytest.mark.orthanc, pytest.mark.xdist_group("orthanc")]
 
@@ -27,18 +27,10 @@ def transport() -> Iterator[Transport]:
 
 
 def retrieve(transport: Transport, orthanc: Orthanc, study_uid: str) -> list[bytes]:
-    reference = StudyReference(
-        ehr_id="ehr",
-        fhir_base_url="http://127.0.0.1:1/fhir",
-        patient_id="p",
-        imaging_study_id="i",
-        study_instance_uid=study_uid,
-        dicomweb_url=orthanc.dicomweb_url,
-        token_required=False,
-    )
+    asked = reference(study_instance_uid=study_uid, dicomweb_url=orthanc.dicomweb_url, token_required=False)
     files = retrieve_study(
         transport,
-        reference,
+        asked,
         allowed_origins=frozenset((orthanc.origin,)),
         access_token=None,
         limits=RetrievalLimits(),

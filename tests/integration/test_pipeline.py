@@ -228,7 +228,8 @@ def test_a_failed_delivery_is_made_good_with_a_later_token(pipeline, hospital):
 def test_a_late_delivery_is_audited(pipeline, hospital):
     ended = run(pipeline, hospital, scope=READ)
     pipeline.deliver_again(ended.stored.id, hospital.token("lesion"))
-    assert look(pipeline, ended.row.id).kinds[-1] == "fhir:result:written"
+    event = look(pipeline, ended.row.id).events[-1]
+    assert (event.kind, event.detail["job"]) == ("fhir:result:written", ended.row.id)
 
 
 def test_a_failed_delivery_does_not_lose_the_result(pipeline, hospital):

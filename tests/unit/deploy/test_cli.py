@@ -10,6 +10,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from rayhook.deploy.demo.ehr import demo_registry_toml
+from tests.unit.inference.samples import ANALYZE_FIELDS
 
 REGISTRY = demo_registry_toml(ehr_base_url="http://127.0.0.1:8001", pacs_base_url="http://127.0.0.1:8002")
 
@@ -74,17 +75,7 @@ def test_analyze_ends_with_1_when_a_file_was_refused(analysed):
 
 
 def test_analyze_prints_the_documented_fields(analysed):
-    fields = {
-        "path",
-        "sop_instance_uid",
-        "study_instance_uid",
-        "status",
-        "error",
-        "findings",
-        "model",
-        "elapsed_ms",
-    }
-    assert [set(line) for line in analysed[1]] == [fields, fields]
+    assert [set(line) for line in analysed[1]] == [ANALYZE_FIELDS, ANALYZE_FIELDS]
 
 
 def test_analyze_says_why_a_file_was_refused(analysed):

@@ -28,6 +28,18 @@ STUDY_UID = "1.2.826.0.1.3680043.8.498.1"
 SERIES_UID = "1.2.826.0.1.3680043.8.498.1.1"
 MODEL = ModelIdentity(id="brain-flair-tumour", version="1.0.0", weights_sha256="ab" * 32)
 
+# What `rayhook analyze --json` prints of every instance.
+ANALYZE_FIELDS = {
+    "path",
+    "sop_instance_uid",
+    "study_instance_uid",
+    "status",
+    "error",
+    "findings",
+    "model",
+    "elapsed_ms",
+}
+
 
 def manifest() -> Manifest:
     label = Label(

@@ -6,7 +6,9 @@ from tests.unit.inference.samples import analysed, reference
 
 
 def stored(state: DeliveryState, detail: str | None = None) -> StoredResult:
-    return StoredResult("r1", "ehr", "p1", reference(), analysed(), (), state, detail, created_at=1000.0)
+    return StoredResult(
+        "r1", "j1", "ehr", "p1", reference(), analysed(), (), state, detail, created_at=1000.0
+    )
 
 
 @pytest.mark.parametrize(("now", "awaits"), [(1030.0, False), (1061.0, True)])

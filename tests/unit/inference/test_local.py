@@ -6,18 +6,7 @@ from rayhook.inference.analysis import Analyser
 from rayhook.inference.decode import Decoder
 from rayhook.inference.local import analyze_paths
 from tests.unit.inference.images import CT, SpotEngine, dicom_slice, package
-from tests.unit.inference.samples import SERIES_UID, STUDY_UID
-
-FIELDS = {
-    "path",
-    "sop_instance_uid",
-    "study_instance_uid",
-    "status",
-    "error",
-    "findings",
-    "model",
-    "elapsed_ms",
-}
+from tests.unit.inference.samples import ANALYZE_FIELDS, SERIES_UID, STUDY_UID
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +42,7 @@ def test_each_file_has_its_status(folder, analyser):
 
 
 def test_every_line_has_the_same_fields(folder, analyser):
-    assert all(line.keys() == FIELDS for line in lines(folder, analyser))
+    assert all(line.keys() == ANALYZE_FIELDS for line in lines(folder, analyser))
 
 
 def test_every_line_is_json(folder, analyser):

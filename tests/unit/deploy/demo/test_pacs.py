@@ -13,8 +13,8 @@ from rayhook.fhir.errors import IdentityConflict, NotFound, RayhookError, Upstre
 from rayhook.fhir.transport import Transport
 from rayhook.inference.decode import Decoder
 from rayhook.inference.dicomweb import RetrievalLimits, retrieve_study
-from rayhook.inference.study import StudyReference
 from tests.doubles.dicom_files import STUDY, dataset, encode, picture
+from tests.unit.inference.samples import reference
 
 OTHER = f"{STUDY}.77"
 TOKEN = "good"
@@ -45,19 +45,11 @@ class RunningPACS:
         )
 
     def retrieve(self, uid: str = STUDY, token: str | None = TOKEN) -> list[bytes]:
-        reference = StudyReference(
-            ehr_id="e",
-            fhir_base_url="http://127.0.0.1:1/fhir",
-            patient_id="p",
-            imaging_study_id="i",
-            study_instance_uid=uid,
-            dicomweb_url=f"{self.origin}/dicom-web",
-            token_required=True,
-        )
+        asked = reference(study_instance_uid=uid, dicomweb_url=f"{self.origin}/dicom-web")
         return list(
             retrieve_study(
                 self.transport,
-                reference,
+                asked,
                 allowed_origins=frozenset((self.origin,)),
                 access_token=token,
                 limits=RetrievalLimits(deadline_s=1.0),
