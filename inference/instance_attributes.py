@@ -65,6 +65,8 @@ def read_instance_attributes(
         photometric_interpretation=description.photometric_interpretation,
         burned_in_annotation=top.text("BurnedInAnnotation"),
         window=None if window is None else (window.center, window.width),
+        slice_thickness_mm=_first_number(frames, "PixelMeasuresSequence", ("SliceThickness",)),
+        view_position=top.text("ViewPosition"),
     )
 
 

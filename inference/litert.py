@@ -7,13 +7,20 @@ import os
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rayhook.fhir.errors import EngineUnavailable, ModelIntegrityError
-from rayhook.inference.model import FEATURES, assign_weights, build_resnet50, serving_model, write_atomically
+from rayhook.inference.model import (
+    assign_weights,
+    build_resnet50,
+    feature_count,
+    serving_model,
+    write_atomically,
+)
 from rayhook.inference.preprocess import Float
-from rayhook.inference.registry import ModelPackage
+from rayhook.inference.registry import Manifest, ModelPackage
 
 _EXPORT_VERSION = 1
 _EXPORT_TIMEOUT_S = 300.0
@@ -22,7 +29,7 @@ _GOLDEN_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class EngineOutput:
-    """logits: (n, labels).  features: (n, 2048).  cam: (n, h, w, labels), its average is the logit."""
+    """logits: (n, labels).  features: (n, feature_count).  cam: (n, h, w, labels), its average is the logit."""
 
     logits: Float
     features: Float
@@ -38,6 +45,7 @@ class EngineSpecification:
     input_size: int
     map_side: int
     labels: int
+    features: int
     golden_logits: tuple[float, ...]
     threads: int
 
@@ -48,11 +56,11 @@ class EngineSpecification:
     @property
     def output_length(self) -> int:
         """Return the number of floats of one image's logits, features and map."""
-        return self.labels + FEATURES + self.map_side**2 * self.labels
+        return self.labels + self.features + self.map_side**2 * self.labels
 
     def unpack(self, flat: Float) -> EngineOutput:
         """Return rows of output_length floats (n, …) as the engine's output."""
-        features = self.labels + FEATURES
+        features = self.labels + self.features
         cam = flat[:, features:].reshape(-1, self.map_side, self.map_side, self.labels)
         return EngineOutput(flat[:, : self.labels], flat[:, self.labels : features], cam)
 
@@ -74,7 +82,13 @@ def export_litert(package: ModelPackage, cache_dir: Path) -> Path:
     conversion fails.
     """
     manifest = package.manifest
-    parts = (_EXPORT_VERSION, manifest.weights_sha256, manifest.input_size, manifest.output_stride)
+    parts = (
+        _EXPORT_VERSION,
+        manifest.weights_sha256,
+        manifest.input_size,
+        manifest.output_stride,
+        manifest.stages,
+    )
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
     path = cache_dir / f"{manifest.id}-{key}.tflite"
     if _is_whole(path):
@@ -121,10 +135,21 @@ def specify(package: ModelPackage, cache_dir: Path, *, threads: int) -> EngineSp
         path=path,
         sha256=_sidecar(path).read_text(encoding="ascii"),
         input_size=manifest.input_size,
-        map_side=manifest.input_size // manifest.output_stride,
+        map_side=manifest.map_side,
         labels=len(manifest.labels),
+        features=feature_count(manifest.stages),
         golden_logits=manifest.golden_logits,
         threads=threads,
+    )
+
+
+def build_network(manifest: Manifest) -> Any:
+    """Return the Keras model that a manifest describes, without its weights."""
+    return build_resnet50(
+        manifest.input_size,
+        len(manifest.labels),
+        output_stride=manifest.output_stride,
+        stages=manifest.stages,
     )
 
 
@@ -134,7 +159,7 @@ def _convert(package: ModelPackage, path: Path) -> None:
     import tensorflow as tf
 
     manifest = package.manifest
-    model = build_resnet50(manifest.input_size, len(manifest.labels), output_stride=manifest.output_stride)
+    model = build_network(manifest)
     assign_weights(model, package.weights())
     with contextlib.redirect_stdout(io.StringIO()):  # the converter prints every tensor it captures
         data: bytes = tf.lite.TFLiteConverter.from_keras_model(serving_model(model)).convert()

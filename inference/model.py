@@ -18,21 +18,25 @@ from rayhook.fhir.errors import ModelIntegrityError
 
 Arrays = dict[str, NDArray[Any]]
 
-FEATURES = 2048
-
 _STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))
 _INT8_MAX = 127
 _SCALE = ".scale"
 _BLOCK = 32
 
 
-def build_resnet50(input_size: int, labels: int, *, output_stride: int = 32) -> Any:
+def feature_count(stages: int) -> int:
+    """Return the number of channels after so many stages: 2048 after all four."""
+    return 4 * _STAGES[stages - 1][1]
+
+
+def build_resnet50(input_size: int, labels: int, *, output_stride: int = 32, stages: int = 4) -> Any:
     """Return a Keras model: (n, s, s, 3) to logits, features, cam and feature_map.
 
-    logits: (n, labels).  features: (n, 2048), the average of feature_map (n, h, w, 2048).
+    logits: (n, labels).  features: (n, feature_count), the average of feature_map.
     cam: (n, h, w, labels), the linear head on each cell of the map: its average is the logit, and up
     to a constant it is the Grad-CAM of this network before the rectifier, without a gradient.
-    output_stride: 32, or 16 for a last stage without its stride (a map of twice the side).
+    stages: how many of the four are kept.  output_stride: 4, 8, 16 or 32, at most what the stages come
+    to (2 ** (stages + 1)): the later ones lose their stride.
     Source: Selvaraju et al. 2017, arXiv:1610.02391, section 3.1 (CAM as a special case)
     """
     import keras
@@ -41,9 +45,9 @@ def build_resnet50(input_size: int, labels: int, *, output_stride: int = 32) -> 
     x = keras.layers.ZeroPadding2D(3, name="conv1_pad")(image)
     x = keras.layers.Conv2D(64, 7, strides=2, activation="relu", name="conv1")(x)
     x = keras.layers.MaxPooling2D(3, strides=2, padding="same", name="pool1")(x)
-    for stage, (blocks, width) in enumerate(_STAGES, start=1):
+    for stage, (blocks, width) in enumerate(_STAGES[:stages], start=1):
         for block in range(blocks):
-            flat = stage == 1 or block > 0 or (stage == len(_STAGES) and output_stride == 16)  # noqa: PLR2004
+            flat = stage == 1 or block > 0 or 2 ** (stage + 1) > output_stride
             x = _bottleneck(x, width, stride=1 if flat else 2, name=f"layer{stage}.{block}", first=block == 0)
     features = keras.layers.GlobalAveragePooling2D(name="features")(x)
     head = keras.layers.Dense(labels, name="head")
@@ -85,10 +89,14 @@ def assign_weights(model: Any, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def import_imagenet(model: Any, npz: Path) -> None:
-    """Set all layers but the head from ImageNet weights with batch normalisation folded in."""
+    """Set all layers but the head from ImageNet weights with batch normalisation folded in.
+
+    Raises ModelIntegrityError if the file lacks a layer of the model.
+    """
     with np.load(npz, allow_pickle=False) as file:
         arrays = {key: file[key] for key in file.files}
-    assign_weights(model, weights_of(model) | {k: v for k, v in arrays.items() if not k.startswith("fc.")})
+    head = {name: array for name, array in weights_of(model).items() if name.startswith("head.")}
+    assign_weights(model, arrays | head)
 
 
 def quantise(arrays: Mapping[str, NDArray[Any]]) -> Arrays:

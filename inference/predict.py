@@ -53,11 +53,10 @@ def predict(
     """
     batch = images[np.newaxis] if images.ndim == 3 else images  # noqa: PLR2004
     output = engine.run(batch, timeout_s)
-    ood = package.manifest.ood
-    distances = feature_distance(output.features, package.reference, neighbour=ood.neighbour)
+    distances, is_far = _far(package, output.features)
     predictions = []
     for index, image in enumerate(batch):
-        reason = _reason(image, output, index, distances[index] > ood.threshold)
+        reason = _reason(image, output, index, is_far[index])
         predictions += [
             _answer(label, output.logits[index, k], output.cam[index, :, :, k], distances[index], reason)
             for k, label in enumerate(package.manifest.labels)
@@ -80,6 +79,15 @@ def feature_distance(features: Float, reference: Float, *, neighbour: int) -> ND
     nearest = np.partition(cosine, -neighbour, axis=1)[:, -neighbour].astype(np.float64)
     distance: NDArray[np.float64] = np.sqrt(np.maximum(0.0, 2.0 - 2.0 * nearest))
     return distance
+
+
+def _far(package: ModelPackage, features: Float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the distances of features (n, channels), and which of them are too far for an answer."""
+    ood = package.manifest.ood
+    if ood is None:
+        return np.zeros(len(features)), np.zeros(len(features), np.bool_)
+    distances = feature_distance(features, package.reference, neighbour=ood.neighbour)
+    return distances, distances > ood.threshold
 
 
 def _reason(image: Float, output: EngineOutput, index: int, is_far: np.bool_) -> AbstainReason | None:

@@ -2,78 +2,17 @@
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from rayhook.fhir.errors import ImageRefused
+from rayhook.inference.brain_slice import BrainSlice, to_brain_plane
+from rayhook.inference.film import Film, to_film_plane
+from rayhook.inference.geometry import Float, Geometry
+from rayhook.inference.patch import Patch, to_patch_plane
 
-Float = NDArray[np.float32]
+__all__ = ["BrainSlice", "Film", "Float", "Geometry", "Patch", "Prepared", "Preprocessing"]
 
-_STATISTICS_SIDE = 256
-_LINE_SHARE = 0.02
-_FLAT = 1e-6
-_HIGH_PERCENTILE = 99.5
-
-
-@dataclass(frozen=True, slots=True)
-class Preprocessing:
-    """What turns an MR slice into the input of a network; part of the model's manifest.
-
-    low_percentile: of all pixels, becomes 0.  reference_percentile: of the foreground, becomes
-    reference_level.  foreground_fraction: of the way from the low to the 99.5th percentile, where the
-    foreground begins.  margin, min_side: of the cropped side and of the field of view.
-    mean, std: of the three input channels, in units of the scaled 0..1 plane.
-    """
-
-    input_size: int
-    low_percentile: float = 1.0
-    reference_percentile: float = 50.0
-    reference_level: float = 0.35
-    foreground_fraction: float = 0.15
-    margin: float = 0.04
-    min_side: float = 0.5
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """Where the network's square input lies on the original pixel grid.
-
-    crop: (top, bottom, left, right) on the original grid; placed: the same box on the input grid.
-    """
-
-    rows: int
-    columns: int
-    input_size: int
-    crop: tuple[int, int, int, int]
-    placed: tuple[int, int, int, int]
-
-    def to_input(self, grid: Float) -> Float:
-        """Return a (rows, columns) grid cut, resized and padded with its low value 0 to the input."""
-        top, bottom, left, right = self.crop
-        inner_top, inner_bottom, inner_left, inner_right = self.placed
-        size = (inner_right - inner_left, inner_bottom - inner_top)
-        canvas = np.zeros((self.input_size, self.input_size), np.float32)
-        cut = np.ascontiguousarray(grid[top:bottom, left:right], np.float32)
-        canvas[inner_top:inner_bottom, inner_left:inner_right] = cv2.resize(
-            cut, size, interpolation=cv2.INTER_AREA
-        )
-        return canvas
-
-    def to_original(self, grid: Float) -> Float:
-        """Return a square grid over the input (any side) on the original grid, 0 outside the crop."""
-        top, bottom, left, right = self.crop
-        side = (self.input_size, self.input_size)
-        full = cv2.resize(np.asarray(grid, np.float32), side, interpolation=cv2.INTER_LINEAR)
-        inner_top, inner_bottom, inner_left, inner_right = self.placed
-        inner = np.ascontiguousarray(full[inner_top:inner_bottom, inner_left:inner_right])
-        original = np.zeros((self.rows, self.columns), np.float32)
-        original[top:bottom, left:right] = cv2.resize(
-            inner, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR
-        )
-        return original
+Preprocessing = BrainSlice | Film | Patch
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,41 +23,44 @@ class Prepared:
     geometry: Geometry
 
 
-def preprocess(
-    pixels: Float, *, pixel_spacing_mm: tuple[float, float] | None, recipe: Preprocessing
-) -> Float:
-    """Return the (size, size, 3) input of the network; see prepare."""
-    return prepare(pixels, pixel_spacing_mm=pixel_spacing_mm, recipe=recipe).image
-
-
 def prepare(
-    pixels: Float, *, pixel_spacing_mm: tuple[float, float] | None, recipe: Preprocessing
+    pixels: Float,
+    *,
+    pixel_spacing_mm: tuple[float, float] | None,
+    recipe: Preprocessing,
+    centre: tuple[int, int] | None = None,
 ) -> Prepared:
     """Return the network's input together with the geometry that maps a heatmap back.
 
     pixels: (rows, columns), modality-LUT output, larger is brighter; any affine scale of the values
-    gives the same result.  pixel_spacing_mm: between rows, between columns; None means square.
-    Raises ImageRefused (non_finite_pixels, not_a_plane).
+    gives the same result.  pixel_spacing_mm: between rows, between columns.
+    centre: (row, column) of the point that a Patch is cut around, by default the middle.
+    Raises ImageRefused (non_finite_pixels, not_a_plane, no_pixel_spacing).
     Spec: DICOM PS3.3 10.7.1.1 (pixel spacing), C.7.6.3.1.2 (MONOCHROME2)
     """
-    plane, geometry = to_plane(pixels, pixel_spacing_mm=pixel_spacing_mm, recipe=recipe)
+    plane, geometry = to_plane(pixels, pixel_spacing_mm=pixel_spacing_mm, recipe=recipe, centre=centre)
     return Prepared(normalise(plane, recipe=recipe), geometry)
 
 
 def to_plane(
-    pixels: Float, *, pixel_spacing_mm: tuple[float, float] | None, recipe: Preprocessing
+    pixels: Float,
+    *,
+    pixel_spacing_mm: tuple[float, float] | None,
+    recipe: Preprocessing,
+    centre: tuple[int, int] | None = None,
 ) -> tuple[Float, Geometry]:
     """Return the scaled plane (size, size) in 0..1 and its geometry; see prepare for the arguments."""
     if pixels.ndim != 2 or min(pixels.shape) < 1:  # noqa: PLR2004
         raise ImageRefused("pixels must be one plane of rows and columns", code="not_a_plane")
     if not np.isfinite(pixels).all():
         raise ImageRefused("pixel values must be finite numbers", code="non_finite_pixels")
-    low, level, reference = _intensities(pixels, recipe)
-    geometry = _locate(pixels > level, pixel_spacing_mm or (1.0, 1.0), recipe)
-    scale = recipe.reference_level / (reference - low) if reference - low > _FLAT else 0.0
-    shifted = np.subtract(pixels, low, dtype=np.float32)
-    plane = np.clip(geometry.to_input(shifted) * np.float32(scale), 0.0, 1.0)
-    return plane.astype(np.float32, copy=False), geometry
+    match recipe:
+        case BrainSlice():
+            return to_brain_plane(pixels, pixel_spacing_mm=pixel_spacing_mm, recipe=recipe)
+        case Film():
+            return to_film_plane(pixels, pixel_spacing_mm=pixel_spacing_mm, recipe=recipe)
+        case Patch():
+            return to_patch_plane(pixels, pixel_spacing_mm=pixel_spacing_mm, recipe=recipe, centre=centre)
 
 
 def normalise(plane: Float, *, recipe: Preprocessing) -> Float:
@@ -126,59 +68,3 @@ def normalise(plane: Float, *, recipe: Preprocessing) -> Float:
     mean, std = np.asarray(recipe.mean, np.float32), np.asarray(recipe.std, np.float32)
     image: Float = (plane[..., np.newaxis] - mean) / std
     return image
-
-
-def _intensities(pixels: Float, recipe: Preprocessing) -> tuple[float, float, float]:
-    """Return the values of the low percentile, of the foreground's edge and of the reference."""
-    step = max(1, -(-max(pixels.shape) // _STATISTICS_SIDE))
-    values = np.sort(pixels[::step, ::step], axis=None)  # vectorised: faster than np.percentile's partition
-    low, high = _percentile(values, recipe.low_percentile), _percentile(values, _HIGH_PERCENTILE)
-    level = low + recipe.foreground_fraction * (high - low)
-    foreground = values[np.searchsorted(values, level, side="right") :]
-    if foreground.size == 0:
-        return low, level, low
-    return low, level, _percentile(foreground, recipe.reference_percentile)
-
-
-def _percentile(ascending: Float, percentile: float) -> float:
-    """Return the linearly interpolated percentile of sorted values."""
-    position = percentile / 100 * (ascending.size - 1)
-    below = int(position)
-    first, second = float(ascending[below]), float(ascending[min(below + 1, ascending.size - 1)])
-    return first + (position - below) * (second - first)
-
-
-def _locate(
-    foreground: NDArray[np.bool_], spacing_mm: tuple[float, float], recipe: Preprocessing
-) -> Geometry:
-    """Return the crop around the foreground and its place, centred, in the square input."""
-    rows, columns = foreground.shape
-    shortest_mm = recipe.min_side * max(rows * spacing_mm[0], columns * spacing_mm[1])
-    top, bottom = _extent(
-        np.count_nonzero(foreground, axis=1) / columns, shortest_mm / spacing_mm[0], recipe.margin
-    )
-    left, right = _extent(
-        np.count_nonzero(foreground, axis=0) / rows, shortest_mm / spacing_mm[1], recipe.margin
-    )
-    height_mm, width_mm = (bottom - top) * spacing_mm[0], (right - left) * spacing_mm[1]
-    scale = recipe.input_size / max(height_mm, width_mm)
-    height, width = (min(recipe.input_size, max(1, round(mm * scale))) for mm in (height_mm, width_mm))
-    inner_top, inner_left = (recipe.input_size - height) // 2, (recipe.input_size - width) // 2
-    return Geometry(
-        rows=rows,
-        columns=columns,
-        input_size=recipe.input_size,
-        crop=(top, bottom, left, right),
-        placed=(inner_top, inner_top + height, inner_left, inner_left + width),
-    )
-
-
-def _extent(share: NDArray[np.float64], shortest: float, margin: float) -> tuple[int, int]:
-    """Return the half-open range of lines with foreground, widened by the margin to at least shortest."""
-    lines = np.flatnonzero(share > _LINE_SHARE)
-    if lines.size == 0:
-        return 0, share.size
-    first, last = int(lines[0]), int(lines[-1]) + 1
-    length = max((last - first) * (1 + 2 * margin), shortest)
-    middle = (first + last) / 2
-    return max(0, int(np.floor(middle - length / 2))), min(share.size, int(np.ceil(middle + length / 2)))

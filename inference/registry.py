@@ -29,6 +29,13 @@ class ModelStatus(StrEnum):
     VALIDATED = "validated"
 
 
+class Role(StrEnum):
+    """What a model's answers are for: a finding, or points for another model to rate."""
+
+    CLASSIFIER = "classifier"
+    FINDER = "finder"
+
+
 @dataclass(frozen=True, slots=True)
 class Coding:
     """Spec: FHIR R4 Coding."""
@@ -76,6 +83,34 @@ class SequenceRule:
     words: tuple[str, ...]
     excluded_words: tuple[str, ...]
     inversion_time_ms: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class TomographyRule:
+    """Which CT series a model is meant for.
+
+    max_thickness_mm: of a slice, where SliceThickness is present.  excluded_words: none of them in the
+    series description, protocol or study description.
+    """
+
+    name: str
+    plane: str
+    max_thickness_mm: float
+    excluded_words: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ViewRule:
+    """Which radiographs a model is meant for.
+
+    positions: values of ViewPosition.  words: one of them in a description, where ViewPosition is absent.
+    excluded_words: none of them there.
+    """
+
+    name: str
+    positions: tuple[str, ...]
+    words: tuple[str, ...]
+    excluded_words: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +182,9 @@ class Manifest:
     """All that is said about a model; the weights file is pinned by its digest.
 
     golden_logits: of the engine's deterministic synthetic input, for the self-test at warm-up.
+    also_modalities: values of Modality that mean the same, as CR and DX do.
+    sequence, tomography, view: exactly one, by modality.  finder: id of the model whose points this one
+    rates.  enabled: whether it runs without being asked for by name.  stages: of the ResNet-50, 1 to 4.
     """
 
     id: str
@@ -158,16 +196,23 @@ class Manifest:
     modality: str
     body_parts: tuple[str, ...]
     sop_class_uids: tuple[str, ...]
-    sequence: SequenceRule
     output_stride: int
     preprocessing: Preprocessing
     labels: tuple[Label, ...]
-    ood: OutOfDistribution
+    ood: OutOfDistribution | None
     golden_logits: tuple[float, ...]
     weights_sha256: str
     licence: str
     training_data: str
     recipe_sha256: str
+    also_modalities: tuple[str, ...] = ()
+    sequence: SequenceRule | None = None
+    tomography: TomographyRule | None = None
+    view: ViewRule | None = None
+    role: Role = Role.CLASSIFIER
+    finder: str | None = None
+    enabled: bool = True
+    stages: int = 4
     quantisation: Quantisation | None = None
     evaluations: tuple[Evaluation, ...] = ()
     abstentions: tuple[Abstention, ...] = ()
@@ -177,6 +222,16 @@ class Manifest:
     def input_size(self) -> int:
         """Return the side of the network's square input, in pixels."""
         return self.preprocessing.input_size
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Return the values of Modality that the model is meant for."""
+        return (self.modality, *self.also_modalities)
+
+    @property
+    def map_side(self) -> int:
+        """Return the side of the network's last feature map, in cells."""
+        return self.input_size // self.output_stride
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from rayhook.fhir.errors import OutOfScope
-from rayhook.inference.registry import Manifest, SequenceRule
+from rayhook.inference.registry import Manifest, Role, SequenceRule, TomographyRule, ViewRule
 from rayhook.inference.study import InstanceAttributes
 
 _AXES = ("sagittal", "coronal", "axial")
@@ -23,6 +23,7 @@ _OBLIQUE = 0.7
 _MIN_ECHO_TIME_MS = 70.0
 _BODY_PART_WORDS = {
     "BRAIN": ("brain", "cerebral", "cerebrum", "neuro"),
+    "CHEST": ("chest", "lung", "lungs", "pulmonary", "thorax"),
     "HEAD": ("cranial", "cranium", "head"),
 }
 _LOCALIZER = frozenset(("localiser", "localizer", "scout", "survey", "topogram"))
@@ -36,13 +37,15 @@ _WORD = re.compile(r"[a-z0-9]+")
 def route(attributes: InstanceAttributes, models: tuple[Manifest, ...]) -> Manifest:
     """Return the model that the image is meant for.
 
+    Where more than one is, the first of them; a finder is never one.
     Raises OutOfScope with the reason: that of the first model of the image's modality, where there is one.
     """
     general = _general_reason(attributes)
     if general is not None:
         raise OutOfScope(general[1], expression=general[0])
     reasons: list[tuple[str, str]] = []
-    for manifest in sorted(models, key=lambda manifest: manifest.modality != attributes.modality):
+    classifiers = [manifest for manifest in models if manifest.role is Role.CLASSIFIER]
+    for manifest in sorted(classifiers, key=lambda manifest: attributes.modality not in manifest.modalities):
         reason = next(_reasons(attributes, manifest), None)
         if reason is None:
             return manifest
@@ -69,19 +72,53 @@ def _general_reason(attributes: InstanceAttributes) -> tuple[str, str] | None:
 
 def _reasons(attributes: InstanceAttributes, manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Yield the attribute and the reason for each rule of the model that the image breaks."""
-    if attributes.modality != manifest.modality:
-        yield "Modality", f"Modality is not {manifest.modality}, which the model is meant for"
+    if attributes.modality not in manifest.modalities:
+        yield "Modality", f"Modality is not {' or '.join(manifest.modalities)}, which the model is meant for"
     if attributes.sop_class_uid not in manifest.sop_class_uids:
         yield "SOPClassUID", "SOPClassUID is not among those that the model is meant for"
     body_part = _body_part_reason(attributes, manifest.body_parts)
     if body_part is not None:
         yield "BodyPartExamined", body_part
-    sequence = _sequence_reason(attributes, manifest.sequence)
+    if manifest.sequence is not None:
+        yield from _sequence_reasons(attributes, manifest.sequence)
+    if manifest.tomography is not None:
+        yield from _tomography_reasons(attributes, manifest.tomography)
+    if manifest.view is not None:
+        yield from _view_reasons(attributes, manifest.view)
+
+
+def _sequence_reasons(attributes: InstanceAttributes, rule: SequenceRule) -> Iterator[tuple[str, str]]:
+    sequence = _sequence_reason(attributes, rule)
     if sequence is not None:
         yield "SeriesDescription", sequence
-    plane = _plane_reason(attributes, manifest.sequence.plane)
-    if plane is not None:
-        yield "ImageOrientationPatient", plane
+    yield from _plane_reasons(attributes, rule.plane)
+
+
+def _tomography_reasons(attributes: InstanceAttributes, rule: TomographyRule) -> Iterator[tuple[str, str]]:
+    if any(_excludes(excluded, _words(attributes)) for excluded in rule.excluded_words):
+        yield "SeriesDescription", f"a description says that the series is not {rule.name}"
+    yield from _plane_reasons(attributes, rule.plane)
+    thickness = attributes.slice_thickness_mm
+    if thickness is not None and thickness > rule.max_thickness_mm:
+        yield "SliceThickness", f"SliceThickness is above {rule.max_thickness_mm:g} mm"
+    if attributes.pixel_spacing_mm is None:
+        yield "PixelSpacing", "PixelSpacing is missing, and the model needs the physical scale"
+
+
+def _view_reasons(attributes: InstanceAttributes, rule: ViewRule) -> Iterator[tuple[str, str]]:
+    if any(_excludes(excluded, _words(attributes)) for excluded in rule.excluded_words):
+        yield "SeriesDescription", f"a description says that the view is not {rule.name}"
+    told = attributes.view_position
+    if told is not None and told.upper() not in rule.positions:
+        yield "ViewPosition", f"ViewPosition is not {' or '.join(rule.positions)}"
+    elif told is None and not _words(attributes) & set(rule.words):
+        yield "ViewPosition", f"neither ViewPosition nor a description says that the view is {rule.name}"
+
+
+def _plane_reasons(attributes: InstanceAttributes, plane: str) -> Iterator[tuple[str, str]]:
+    reason = _plane_reason(attributes, plane)
+    if reason is not None:
+        yield "ImageOrientationPatient", reason
 
 
 def _body_part_reason(attributes: InstanceAttributes, body_parts: tuple[str, ...]) -> str | None:

@@ -75,6 +75,8 @@ class InstanceAttributes:
     photometric_interpretation: str
     burned_in_annotation: str | None
     window: tuple[float, float] | None
+    slice_thickness_mm: float | None = None
+    view_position: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

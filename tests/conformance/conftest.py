@@ -35,7 +35,7 @@ from rayhook.deploy.middleware import RequestContext
 from rayhook.deploy.problems import install_problem_handlers
 from rayhook.fhir.transport import Transport
 from rayhook.inference.jobs import Authorization, ClaimedJob, claim, complete, fail, refuse
-from rayhook.inference.preprocess import Preprocessing
+from rayhook.inference.preprocess import BrainSlice
 from rayhook.inference.queue import AnalysisQueue
 from rayhook.inference.registry import (
     Calibration,
@@ -217,7 +217,7 @@ def manifest(status: ModelStatus = ModelStatus.EXPERIMENTAL) -> Manifest:
         sop_class_uids=("1.2.840.10008.5.1.4.1.1.4",),
         sequence=SequenceRule("flair", "axial", ("flair",), (), (1500.0, 3200.0)),
         output_stride=32,
-        preprocessing=Preprocessing(input_size=224),
+        preprocessing=BrainSlice(input_size=224),
         labels=(Label("glioma", FINDING, FINDING, 0.5, Calibration(1.0, 0.0), 1.0),),
         ood=OutOfDistribution(1.0, 1, "train"),
         golden_logits=(0.0,),

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from rayhook.inference.preprocess import Preprocessing
+from rayhook.inference.preprocess import BrainSlice
 from rayhook.inference.registry import (
     Calibration,
     Coding,
@@ -68,7 +68,7 @@ def manifest() -> Manifest:
             inversion_time_ms=(1500.0, 3200.0),
         ),
         output_stride=16,
-        preprocessing=Preprocessing(input_size=64),
+        preprocessing=BrainSlice(input_size=64),
         labels=(label,),
         ood=OutOfDistribution(threshold=5.0, neighbour=1, reference="training slices"),
         golden_logits=(0.0,),

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 
 from rayhook.inference.explain import heatmap, render_overlay_png, render_png
-from rayhook.inference.preprocess import Preprocessing, prepare
+from rayhook.inference.preprocess import BrainSlice, prepare
 
 
 def _pixels() -> np.ndarray:
@@ -12,7 +12,7 @@ def _pixels() -> np.ndarray:
 
 
 def _geometry():
-    return prepare(_pixels(), pixel_spacing_mm=(1.0, 1.0), recipe=Preprocessing(input_size=64)).geometry
+    return prepare(_pixels(), pixel_spacing_mm=(1.0, 1.0), recipe=BrainSlice(input_size=64)).geometry
 
 
 def test_heat_is_on_the_original_grid_between_0_and_1():

@@ -5,7 +5,7 @@ import pytest
 
 from rayhook.inference.engine import EngineOutput
 from rayhook.inference.predict import AbstainReason, calibrate, feature_distance, predict
-from rayhook.inference.preprocess import preprocess
+from rayhook.inference.preprocess import prepare
 from rayhook.inference.registry import Calibration, unit_rows
 
 
@@ -24,7 +24,9 @@ class FixedEngine:
 
 
 def _prepared(package, pixels):
-    return preprocess(pixels.astype(np.float32), pixel_spacing_mm=None, recipe=package.manifest.preprocessing)
+    return prepare(
+        pixels.astype(np.float32), pixel_spacing_mm=None, recipe=package.manifest.preprocessing
+    ).image
 
 
 def test_a_single_image_and_a_batch_of_one_are_the_same(flair, local_engine):

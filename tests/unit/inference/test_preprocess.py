@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 from rayhook.fhir.errors import ImageRefused
-from rayhook.inference.preprocess import Preprocessing, normalise, prepare, preprocess, to_plane
+from rayhook.inference.preprocess import BrainSlice, normalise, prepare, to_plane
 
-RECIPE = Preprocessing(input_size=64)
+RECIPE = BrainSlice(input_size=64)
 
 
 def _head(rows: int = 200, columns: int = 200, *, height: float = 0.35, width: float = 0.25) -> np.ndarray:
@@ -18,13 +18,15 @@ def _head(rows: int = 200, columns: int = 200, *, height: float = 0.35, width: f
 @pytest.mark.parametrize(("slope", "intercept"), [(16.0, 0.0), (257.0, -1024.0), (1 / 255, 0.0)])
 def test_linear_scale_of_stored_values_does_not_matter(slope, intercept):
     pixels = _head()
-    expected = preprocess(pixels, pixel_spacing_mm=None, recipe=RECIPE)
+    expected = prepare(pixels, pixel_spacing_mm=None, recipe=RECIPE).image
     scaled = (pixels * slope + intercept).astype(np.float32)
-    np.testing.assert_allclose(preprocess(scaled, pixel_spacing_mm=None, recipe=RECIPE), expected, atol=1e-3)
+    np.testing.assert_allclose(
+        prepare(scaled, pixel_spacing_mm=None, recipe=RECIPE).image, expected, atol=1e-3
+    )
 
 
 def test_input_has_the_recipes_size_and_three_equal_grey_channels():
-    image = preprocess(_head(), pixel_spacing_mm=(0.9, 0.9), recipe=RECIPE)
+    image = prepare(_head(), pixel_spacing_mm=(0.9, 0.9), recipe=RECIPE).image
     assert image.shape == (64, 64, 3)
     assert image.dtype == np.float32
     grey = image * RECIPE.std + RECIPE.mean
@@ -57,14 +59,14 @@ def test_non_finite_pixels_are_refused(value):
     pixels = _head()
     pixels[3, 4] = value
     with pytest.raises(ImageRefused) as caught:
-        preprocess(pixels, pixel_spacing_mm=None, recipe=RECIPE)
+        prepare(pixels, pixel_spacing_mm=None, recipe=RECIPE)
     assert caught.value.code == "non_finite_pixels"
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 8, 8), (0, 8)])
 def test_anything_but_one_plane_is_refused(shape):
     with pytest.raises(ImageRefused):
-        preprocess(np.zeros(shape, np.float32), pixel_spacing_mm=None, recipe=RECIPE)
+        prepare(np.zeros(shape, np.float32), pixel_spacing_mm=None, recipe=RECIPE)
 
 
 @pytest.mark.parametrize("value", [0.0, -1000.0, 4095.0])
@@ -74,7 +76,11 @@ def test_constant_image_gives_an_empty_plane(value):
 
 
 def test_one_pixel_is_an_image():
-    assert preprocess(np.ones((1, 1), np.float32), pixel_spacing_mm=None, recipe=RECIPE).shape == (64, 64, 3)
+    assert prepare(np.ones((1, 1), np.float32), pixel_spacing_mm=None, recipe=RECIPE).image.shape == (
+        64,
+        64,
+        3,
+    )
 
 
 def test_geometry_takes_a_point_to_the_input_and_back():
@@ -92,4 +98,4 @@ def test_geometry_takes_a_point_to_the_input_and_back():
 def test_training_normalisation_is_the_serving_one():
     plane, _ = to_plane(_head(), pixel_spacing_mm=None, recipe=RECIPE)
     batch = normalise(np.stack([plane, plane]), recipe=RECIPE)
-    np.testing.assert_array_equal(batch[1], preprocess(_head(), pixel_spacing_mm=None, recipe=RECIPE))
+    np.testing.assert_array_equal(batch[1], prepare(_head(), pixel_spacing_mm=None, recipe=RECIPE).image)

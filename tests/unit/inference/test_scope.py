@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from rayhook.fhir.errors import OutOfScope
-from rayhook.inference.registry import Manifest, SequenceRule
+from rayhook.inference.registry import Manifest, Role, SequenceRule, TomographyRule, ViewRule
 from rayhook.inference.scope import route
 from rayhook.inference.study import InstanceAttributes
 
@@ -59,7 +59,11 @@ def manifest(**changes: Any) -> Manifest:
         "modality": "MR",
         "body_parts": ("BRAIN", "HEAD"),
         "sop_class_uids": (MR,),
+        "also_modalities": (),
+        "role": Role.CLASSIFIER,
         "sequence": rule,
+        "tomography": None,
+        "view": None,
         **changes,
     }
     for name, value in fields.items():
@@ -155,3 +159,118 @@ def test_the_reason_never_repeats_what_the_file_says() -> None:
     with pytest.raises(OutOfScope) as caught:
         route(replace(IMAGE, body_part_examined="<script>"), (manifest(),))
     assert "script" not in caught.value.message
+
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+DX = "1.2.840.10008.5.1.4.1.1.1.1"
+CHEST_CT = replace(
+    IMAGE,
+    modality="CT",
+    sop_class_uid=CT,
+    body_part_examined="CHEST",
+    series_description="Lung 2.5 mm",
+    pixel_spacing_mm=(0.7, 0.7),
+    slice_thickness_mm=2.5,
+    inversion_time_ms=None,
+    echo_time_ms=None,
+)
+FILM = replace(
+    IMAGE,
+    modality="DX",
+    sop_class_uid=DX,
+    body_part_examined="CHEST",
+    series_description="Chest",
+    image_orientation=None,
+    view_position="PA",
+    inversion_time_ms=None,
+    echo_time_ms=None,
+)
+
+
+def chest_ct_model() -> Manifest:
+    rule = TomographyRule(
+        name="axial chest CT", plane="axial", max_thickness_mm=5.0, excluded_words=("cor", "sag", "phantom")
+    )
+    return manifest(
+        id="nodule",
+        modality="CT",
+        body_parts=("CHEST",),
+        sop_class_uids=(CT,),
+        sequence=None,
+        tomography=rule,
+    )
+
+
+def film_model() -> Manifest:
+    rule = ViewRule(
+        name="frontal",
+        positions=("AP", "PA"),
+        words=("ap", "frontal", "pa"),
+        excluded_words=("lateral", "lat"),
+    )
+    return manifest(
+        id="film",
+        modality="DX",
+        also_modalities=("CR",),
+        body_parts=("CHEST",),
+        sop_class_uids=(DX,),
+        sequence=None,
+        view=rule,
+    )
+
+
+@pytest.mark.parametrize("changes", [{}, {"slice_thickness_mm": None}, {"body_part_examined": None}])
+def test_axial_chest_ct_is_routed_to_its_model(changes: dict[str, Any]) -> None:
+    model = chest_ct_model()
+    assert route(replace(CHEST_CT, **changes), (manifest(), model)) is model
+
+
+@pytest.mark.parametrize(
+    ("changes", "expression"),
+    [
+        ({"slice_thickness_mm": 8.0}, "SliceThickness"),
+        ({"pixel_spacing_mm": None}, "PixelSpacing"),
+        ({"image_orientation": CORONAL}, "ImageOrientationPatient"),
+        ({"body_part_examined": "ABDOMEN"}, "BodyPartExamined"),
+        ({"series_description": "PHANTOM chest"}, "SeriesDescription"),
+    ],
+)
+def test_other_ct_is_out_of_scope_for_that_reason(changes: dict[str, Any], expression: str) -> None:
+    with pytest.raises(OutOfScope) as caught:
+        route(replace(CHEST_CT, **changes), (manifest(), chest_ct_model()))
+    assert caught.value.expression == expression
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"modality": "CR"},
+        {"view_position": "AP"},
+        {"view_position": None, "series_description": "chest pa"},
+    ],
+)
+def test_frontal_chest_films_are_routed_to_their_model(changes: dict[str, Any]) -> None:
+    model = film_model()
+    assert route(replace(FILM, **changes), (model,)) is model
+
+
+@pytest.mark.parametrize(
+    ("changes", "expression"),
+    [
+        ({"view_position": "LL"}, "ViewPosition"),
+        ({"view_position": None}, "ViewPosition"),
+        ({"series_description": "Chest lateral"}, "SeriesDescription"),
+        ({"modality": "MG"}, "Modality"),
+    ],
+)
+def test_other_films_are_out_of_scope_for_that_reason(changes: dict[str, Any], expression: str) -> None:
+    with pytest.raises(OutOfScope) as caught:
+        route(replace(FILM, **changes), (film_model(),))
+    assert caught.value.expression == expression
+
+
+def test_a_finder_is_never_routed_to() -> None:
+    finder = manifest(id="finder", role=Role.FINDER)
+    with pytest.raises(OutOfScope):
+        route(IMAGE, (finder,))

@@ -26,7 +26,7 @@ from rayhook.deploy.demo.run import serving
 from rayhook.deploy.problems import install_problem_handlers
 from rayhook.fhir.transport import Transport
 from rayhook.inference import jobs
-from rayhook.inference.preprocess import Preprocessing
+from rayhook.inference.preprocess import BrainSlice
 from rayhook.inference.registry import (
     Calibration,
     Coding,
@@ -67,7 +67,7 @@ MANIFEST = Manifest(
     sop_class_uids=("1.2.840.10008.5.1.4.1.1.4",),
     sequence=SequenceRule("FLAIR", "axial", ("flair",), (), (1500, 3200)),
     output_stride=32,
-    preprocessing=Preprocessing(input_size=256),
+    preprocessing=BrainSlice(input_size=256),
     labels=(
         Label(
             name="tumour",
