@@ -1,7 +1,6 @@
 """What the demo PACS holds and the demo EHR knows of: phantoms, a package's test files, a folder of one's own."""
 
-import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -9,15 +8,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.data import get_testdata_files
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from rayhook.deploy.demo.dicom_series import Series, WrittenInstance, study_uid, write_series
 from rayhook.deploy.demo.phantom import (
     CT_SLICES,
     FLAIR_SLICES,
@@ -26,12 +22,15 @@ from rayhook.deploy.demo.phantom import (
     chest_ct,
     head_flair,
 )
+from rayhook.deploy.dicom_objects import HU_INTERCEPT, CTSlices, FlairSlices, Grid, ImageObject
+from rayhook.deploy.dicom_series import Image, Patient, Series, WrittenInstance, write_image, written_instance
+from rayhook.deploy.labelled_images import LABELS, LabelledImage, read_labelled_images
+from rayhook.deploy.wrap import dicom_path, series_of, wrap
 from rayhook.fhir.errors import InvalidRequest
 
 _MAX_PATIENTS = 6
 # Seed 16 shows both kinds of answer. The model knows no phantoms: of 25 plain heads it marked 14 as positive.
 _HEAD_SEED, _CHEST_SEED = 16, 11
-_LABELS = "labels.csv"
 _STARTED = datetime(2026, 1, 12, 9, 0, tzinfo=UTC)
 _TEST_FILES = (
     "CT_small.dcm",
@@ -98,76 +97,112 @@ def build_catalogue(work_dir: Path, dataset: Path | None) -> Catalogue:
 
 
 def _own(dataset: Path, work_dir: Path) -> Iterator[DemoStudy]:
-    if (dataset / _LABELS).is_file():
+    if (dataset / LABELS).is_file():
         return _labelled_images(dataset, work_dir)
     files = sorted(path for path in dataset.rglob("*") if path.is_file())
     studies = list(_studies_in(files))
     if not studies:
-        raise InvalidRequest(f"the dataset folder holds neither {_LABELS} nor DICOM files")
+        raise InvalidRequest(f"the dataset folder holds neither {LABELS} nor DICOM files")
     return iter(studies[:_MAX_PATIENTS])
 
 
 def _phantoms(folder: Path) -> Iterator[DemoStudy]:
     for number, (kind, lesion) in enumerate((("lesion", True), ("plain", False))):
-        series = _flair_phantom(kind, _STARTED + timedelta(hours=number))
         # The lesion's phantom and its plain twin share a seed: they differ by the lesion alone.
         slices = partial(head_flair, _HEAD_SEED, lesion=lesion)
-        written = write_series(series, slices, folder, count=FLAIR_SLICES)
-        yield _study(
-            series, f"phantom-{kind}", f"Phantom {kind.capitalize()} (no patient)", written, phantom=True
-        )
+        yield _phantom_study(_flair_phantom(kind, _STARTED + timedelta(hours=number)), slices, folder)
     series = _ct_phantom(_STARTED + timedelta(hours=2))
-    written = write_series(series, partial(chest_ct, _CHEST_SEED), folder, count=CT_SLICES)
-    yield _study(series, "phantom-chest", "Phantom Chest (no patient)", written, phantom=True)
+    yield _phantom_study(series, lambda: chest_ct(_CHEST_SEED) - HU_INTERCEPT, folder)
+
+
+def _phantom_study(series: Series, slices: Callable[[], NDArray[Any]], folder: Path) -> DemoStudy:
+    """Return the study; `slices` is only called where a file is missing."""
+    count = CT_SLICES if series.image_object.modality == "CT" else FLAIR_SLICES
+    paths = [folder / series.study / series.name / f"{number:03d}.dcm" for number in range(1, count + 1)]
+    if not all(path.exists() for path in paths):
+        for number, (path, pixels) in enumerate(zip(paths, slices(), strict=True), start=1):
+            write_image(series, Image(str(number), number, pixels), path)
+    written = tuple(written_instance(series, str(number), path) for number, path in enumerate(paths, start=1))
+    display = series.study.replace("-", " ").title()
+    return _study(
+        series,
+        written,
+        patient_id=series.study,
+        display=f"{display} (no patient)",
+        started=series.started or _STARTED,
+        phantom=True,
+    )
 
 
 def _flair_phantom(kind: str, started: datetime) -> Series:
-    return Series(
-        name=f"phantom-{kind}",
-        patient_id=f"PHANTOM-{kind.upper()}",
-        patient_name=f"PHANTOM^{kind.upper()}",
-        modality="MR",
+    return _phantom_series(
+        kind,
+        FlairSlices(Grid(PIXEL_SPACING_MM, SLICE_THICKNESS_MM, "HFS"), timing_ms=(9000, 120, 2500)),
         body_part="BRAIN",
         study_description="PHANTOM MR head",
         series_description="PHANTOM axial T2 FLAIR",
         started=started,
-        spacing_mm=PIXEL_SPACING_MM,
-        thickness_mm=SLICE_THICKNESS_MM,
         window=(1050, 2100),
-        comment="Phantom made by software; of no patient",
-        timing_ms=(9000, 120, 2500),
     )
 
 
 def _ct_phantom(started: datetime) -> Series:
-    return Series(
-        name="phantom-chest",
-        patient_id="PHANTOM-CHEST",
-        patient_name="PHANTOM^CHEST",
-        modality="CT",
+    return _phantom_series(
+        "chest",
+        CTSlices(Grid(1.4, 10.0, "HFS"), intercept=HU_INTERCEPT, unit="HU"),
         body_part="CHEST",
         study_description="PHANTOM CT chest",
         series_description="PHANTOM axial CT",
         started=started,
-        spacing_mm=1.4,
-        thickness_mm=10.0,
         window=(-400, 1500),
+    )
+
+
+def _phantom_series(
+    kind: str,
+    image_object: ImageObject,
+    *,
+    body_part: str,
+    study_description: str,
+    series_description: str,
+    started: datetime,
+    window: tuple[float, float],
+) -> Series:
+    return Series(
+        study=f"phantom-{kind}",
+        name="1",
+        patient=Patient(f"PHANTOM-{kind.upper()}", f"PHANTOM^{kind.upper()}"),
+        image_object=image_object,
+        body_part=body_part,
+        study_description=study_description,
+        series_description=series_description,
+        number=1,
+        bits_stored=12,
         comment="Phantom made by software; of no patient",
+        manufacturer="Rayhook demo",
+        started=started,
+        window=window,
     )
 
 
 def _study(
-    series: Series, patient_id: str, display: str, written: tuple[WrittenInstance, ...], *, phantom: bool
+    series: Series,
+    written: tuple[WrittenInstance, ...],
+    *,
+    patient_id: str,
+    display: str,
+    started: datetime,
+    phantom: bool = False,
 ) -> DemoStudy:
     return DemoStudy(
         patient_id=patient_id,
         patient_display=display,
-        dicom_patient_id=series.patient_id,
-        study_instance_uid=study_uid(series),
-        modality=series.modality,
+        dicom_patient_id=series.patient.id,
+        study_instance_uid=written[0].study_instance_uid,
+        modality=series.image_object.modality,
         description=series.study_description,
         body_part=series.body_part,
-        started=series.started.isoformat(),
+        started=started.isoformat(),
         is_phantom=phantom,
         instances=tuple(
             DemoInstance(one.path, one.sop_instance_uid, one.sop_class_uid, one.series_instance_uid)
@@ -249,43 +284,24 @@ def _logical_id(kind: str, name: str) -> str:
 
 
 def _labelled_images(dataset: Path, work_dir: Path) -> Iterator[DemoStudy]:
-    """Wrap the slices of a few patients into DICOM, those held out from training first."""
-    with (dataset / _LABELS).open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"path", "patient_id", "slice"} <= rows[0].keys():
-        raise InvalidRequest(f"{_LABELS} needs the columns path, patient_id and slice")
-    rows.sort(key=lambda row: (row.get("split") != "val", row["patient_id"], int(row["slice"])))
-    patients = [list(group) for _, group in groupby(rows, key=lambda row: row["patient_id"])]
-    for number, slices in enumerate(patients[:_MAX_PATIENTS]):
-        yield _wrap(dataset, slices, work_dir, _STARTED + timedelta(days=1, hours=number))
-
-
-def _wrap(dataset: Path, rows: list[dict[str, str]], work_dir: Path, started: datetime) -> DemoStudy:
-    patient = rows[0]["patient_id"].replace("_", "-")
-    series = Series(
-        name=f"dataset-{patient}",
-        patient_id=patient,
-        patient_name=f"DATASET^{patient}",
-        modality="MR",
-        body_part="BRAIN",
-        study_description="Data set MR head",
-        series_description="axial FLAIR",
-        started=started,
-        spacing_mm=1.0,
-        thickness_mm=5.0,
-        window=None,
-        comment="Wrapped from an image file: date, spacing and position are nominal",
-        bits_stored=8,
-        origin="DERIVED",
+    """Wrap the images of a few patients into DICOM, those held out from training first."""
+    images = sorted(
+        read_labelled_images(dataset),
+        key=lambda image: (image.row.columns.get("split") != "val", *image.place),
     )
-    paths = [dataset / row["path"] for row in rows]
-    written = write_series(series, partial(_read_images, paths), work_dir, count=len(paths))
-    return _study(series, _logical_id("dataset", patient), f"{patient} (data set)", written, phantom=False)
+    patients = [list(group) for _, group in groupby(images, key=lambda image: image.row.patient_id)]
+    few = [image for patient in patients[:_MAX_PATIENTS] for image in patient]
+    for number, (_, study) in enumerate(groupby(few, key=lambda image: image.place[:2])):
+        yield _wrapped_study(list(study), work_dir, _STARTED + timedelta(days=1, hours=number))
 
 
-def _read_images(paths: list[Path]) -> NDArray[Any]:
-    images = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in paths]
-    for path, image in zip(paths, images, strict=True):
-        if image is None:
-            raise InvalidRequest(f"{path.name} is no image")
-    return np.stack([image for image in images if image is not None])
+def _wrapped_study(images: list[LabelledImage], work_dir: Path, started: datetime) -> DemoStudy:
+    patient = images[0].row.patient_id
+    written = tuple(wrap(image, work_dir / dicom_path(image), started=started) for image in images)
+    return _study(
+        series_of(images[0], started=started),
+        written,
+        patient_id=_logical_id("dataset", patient),
+        display=f"{patient} (data set)",
+        started=started,
+    )

@@ -88,7 +88,8 @@ def labelled(tmp_path: Path) -> Path:
             path = f"images/P_{patient}_{number}.png"
             cv2.imwrite(str(folder / path), (picture(16, 16, seed=patient) >> 5).astype(np.uint8) + number)
             split = "val" if patient >= 6 else "train"
-            rows.append({"path": path, "patient_id": f"P_{patient}", "slice": str(number), "split": split})
+            row = {"path": path, "patient_id": f"P_{patient}", "slice": str(number), "split": split}
+            rows.append(row | {"brain_frac": "0.2"})
     with (folder / "labels.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -98,7 +99,7 @@ def labelled(tmp_path: Path) -> Path:
 
 def test_labelled_images_become_studies_of_held_out_patients_first(labelled: Path, work_dir: Path) -> None:
     studies = build_catalogue(work_dir / "a", labelled).studies[-6:]
-    assert [study.dicom_patient_id for study in studies] == ["P-6", "P-7", "P-0", "P-1", "P-2", "P-3"]
+    assert [study.dicom_patient_id for study in studies] == ["P_6", "P_7", "P_0", "P_1", "P_2", "P_3"]
 
 
 def test_labelled_images_keep_their_grey_values(labelled: Path, work_dir: Path, decoder: Decoder) -> None:
