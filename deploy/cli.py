@@ -18,6 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from rayhook.deploy.labelled_images import Kind
 from rayhook.fhir.errors import RayhookError
 from rayhook.inference.statement import INVESTIGATIONAL_SHORT
 from rayhook.inference.training.commands import app as train
@@ -135,6 +136,34 @@ def analyze(
         out.print(table)
         out.print(f"[yellow]{INVESTIGATIONAL_SHORT}[/yellow]")
     raise typer.Exit(1 if refused else 0)
+
+
+@app.command()
+def dicomize(
+    dataset: Annotated[
+        Path,
+        typer.Argument(exists=True, file_okay=False, help="Folder with labels.csv and the images it names."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT", file_okay=False, help="Folder to write: new, empty or an earlier run's."
+        ),
+    ],
+    kind: Annotated[
+        Kind | None, typer.Option(help="What the images are; told by the columns otherwise.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Only the rows of this split.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows of labels.csv.")] = None,
+) -> None:
+    """Wrap a labelled image folder into DICOM files, with a labels.csv that names them."""
+    from rayhook.deploy.dicomize import plan_dicomization
+
+    planned = plan_dicomization(dataset, output, kind=kind, split=split, limit=limit)
+    with _progress() as progress:
+        for _ in progress.track(planned.write(), total=len(planned.images), description="wrapping"):
+            pass
+    out.print(f"{len(planned.images)} DICOM files and labels.csv are in {output}", soft_wrap=True)
 
 
 @audit.command("verify")
