@@ -6,7 +6,7 @@ from statistics import median
 
 from rayhook.inference.study import InstanceAttributes
 
-AGGREGATION = "max_of_median3"
+MAX_OF_MEDIAN3 = "max_of_median3"
 MAX_UNUSABLE_SHARE = 0.2
 
 _WINDOW = 3

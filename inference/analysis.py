@@ -13,15 +13,14 @@ from rayhook.inference.decode import DecodeLimits, Decoder
 from rayhook.inference.engine import InferenceEngine
 from rayhook.inference.identity import IdentityGuard
 from rayhook.inference.instance_names import InstanceNames
-from rayhook.inference.predict import Prediction, predict
-from rayhook.inference.preprocess import Prepared, prepare
+from rayhook.inference.preprocess import prepare
+from rayhook.inference.reading import Reader, Reading, ReadyImage
 from rayhook.inference.registry import Manifest, ModelPackage
 from rayhook.inference.scope import route
 from rayhook.inference.series import Slice
 from rayhook.inference.study import (
     AnalysisStatus,
     DecodedInstance,
-    InstanceAttributes,
     InstanceResult,
     ModelIdentity,
     StudyResult,
@@ -30,20 +29,6 @@ from rayhook.inference.verdict import conclude, identity_of
 
 # The engine takes images one by one: a small batch lets it begin while later images are still coming in.
 BATCH = 8
-
-_FIRST_ANSWER_S = 30.0
-_SECONDS_PER_IMAGE = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """An image in scope, waiting for the engine; display: (rows, columns)."""
-
-    attributes: InstanceAttributes
-    display: NDArray[np.uint8]
-    prepared: Prepared
-    manifest: Manifest
-    elapsed_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +42,7 @@ class _Answered:
 class Analyser:
     """Runs the models over images; safe to share between threads.
 
-    engines: one for each model, by model id.
+    engines: one for each model, finders included, by model id.
     """
 
     def __init__(
@@ -69,8 +54,7 @@ class Analyser:
         limits: DecodeLimits | None = None,
     ) -> None:
         self.manifests: tuple[Manifest, ...] = tuple(package.manifest for package in models)
-        self._packages = {package.manifest.id: package for package in models}
-        self._engines = engines
+        self._reader = Reader(models, engines)
         self._decoder = decoder
         self._limits = limits or DecodeLimits()
 
@@ -118,7 +102,7 @@ class Analyser:
             elapsed_ms=_milliseconds_since(started),
         )
 
-    def _answer_while_reading(self, images: Iterable[_Ready]) -> list[_Answered]:
+    def _answer_while_reading(self, images: Iterable[ReadyImage]) -> list[_Answered]:
         """Return the engine's answers; the engine works while the next images are fetched and decoded."""
         pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="predict")
         try:
@@ -129,7 +113,7 @@ class Analyser:
 
     def _read(
         self, files: Iterable[bytes], guard: IdentityGuard, others: list[InstanceResult]
-    ) -> Iterator[_Ready]:
+    ) -> Iterator[ReadyImage]:
         """Yield the images in scope; what became of the others is added to `others`."""
         for data in files:
             started = time.perf_counter()
@@ -155,40 +139,34 @@ class Analyser:
                 return _without_answer(other, names, started)
             return _without_answer(error, names, started)
 
-    def _prepare(self, decoded: DecodedInstance, started: float) -> _Ready | InstanceResult:
+    def _prepare(self, decoded: DecodedInstance, started: float) -> ReadyImage | InstanceResult:
         attributes = decoded.attributes
         try:
             manifest = route(attributes, self.manifests)
-            prepared = prepare(
-                _only_frame(decoded),
-                pixel_spacing_mm=attributes.pixel_spacing_mm,
-                recipe=manifest.preprocessing,
-            )
+            # A copy: the decoded arrays share one mapping, which a part alone would keep in memory.
+            pixels = _only_frame(decoded).copy()
+            whole = None
+            if manifest.finder is None:
+                whole = prepare(
+                    pixels, pixel_spacing_mm=attributes.pixel_spacing_mm, recipe=manifest.preprocessing
+                )
         except (ImageRefused, OutOfScope) as error:
             return _without_answer(error, InstanceNames.of(attributes), started)
-        # A copy: the decoded arrays share one mapping, which the display alone would keep in memory.
         display = decoded.display[0].copy()
-        return _Ready(attributes, display, prepared, manifest, _milliseconds_since(started))
+        return ReadyImage(attributes, pixels, display, whole, manifest, _milliseconds_since(started))
 
-    def _answer(self, batch: Sequence[_Ready]) -> list[_Answered]:
+    def _answer(self, batch: Sequence[ReadyImage]) -> list[_Answered]:
         """Return the engines' answers, each model's images together."""
-        by_model: dict[str, list[_Ready]] = {}
+        by_model: dict[str, list[ReadyImage]] = {}
         for ready in batch:
             by_model.setdefault(ready.manifest.id, []).append(ready)
-        return [one for model_id, images in by_model.items() for one in self._run(model_id, images)]
+        return [one for images in by_model.values() for one in self._run(images)]
 
-    def _run(self, model_id: str, images: Sequence[_Ready]) -> Iterator[_Answered]:
+    def _run(self, images: Sequence[ReadyImage]) -> Iterator[_Answered]:
         started = time.perf_counter()
-        predictions = predict(
-            self._packages[model_id],
-            self._engines[model_id],
-            np.stack([ready.prepared.image for ready in images]),
-            timeout_s=_FIRST_ANSWER_S + _SECONDS_PER_IMAGE * len(images),
-        )
+        readings = self._reader.read(images[0].manifest, images)
         elapsed_ms = _milliseconds_since(started) / len(images)
-        labels = len(predictions) // len(images)
-        for index, ready in enumerate(images):
-            own = tuple(predictions[index * labels : (index + 1) * labels])
+        for ready, own in zip(images, readings, strict=True):
             yield _answered(ready, own, ready.elapsed_ms + elapsed_ms)
 
 
@@ -199,10 +177,10 @@ def _only_frame(decoded: DecodedInstance) -> NDArray[np.float32]:
     return frame
 
 
-def _answered(ready: _Ready, predictions: tuple[Prediction, ...], elapsed_ms: float) -> _Answered:
+def _answered(ready: ReadyImage, readings: tuple[Reading, ...], elapsed_ms: float) -> _Answered:
     attributes = ready.attributes
-    one = Slice(attributes, ready.display, ready.prepared.geometry, ready.manifest, predictions)
-    reasons = sorted({str(p.reason) for p in predictions if p.reason is not None})
+    one = Slice(attributes, ready.display, ready.manifest, readings)
+    reasons = _abstentions(readings) if not one.is_answered else []
     result = InstanceResult(
         sop_instance_uid=attributes.sop_instance_uid,
         study_instance_uid=attributes.study_instance_uid,
@@ -211,10 +189,15 @@ def _answered(ready: _Ready, predictions: tuple[Prediction, ...], elapsed_ms: fl
         findings=one.findings,
         model=identity_of(ready.manifest),
         error_code=reasons[0] if reasons else None,
-        reason=f"the model gave no answer: {', '.join(reasons)}" if reasons else None,
+        reason=f"the model gave no answer: {', '.join(reasons)}" if reasons else one.reason,
         elapsed_ms=elapsed_ms,
+        marks=one.marks,
     )
     return _Answered(one, result)
+
+
+def _abstentions(readings: Iterable[Reading]) -> list[str]:
+    return sorted({str(p.reason) for r in readings for p in r.predictions if p.reason is not None})
 
 
 def _without_answer(error: Unprocessable, names: InstanceNames, started: float) -> InstanceResult:
@@ -229,8 +212,8 @@ def _without_answer(error: Unprocessable, names: InstanceNames, started: float) 
     )
 
 
-def _batches(items: Iterable[_Ready]) -> Iterator[list[_Ready]]:
-    batch: list[_Ready] = []
+def _batches(items: Iterable[ReadyImage]) -> Iterator[list[ReadyImage]]:
+    batch: list[ReadyImage] = []
     for item in items:
         batch.append(item)
         if len(batch) == BATCH:

@@ -9,6 +9,8 @@ from rayhook.inference.preprocess import Float, Geometry
 Pixels = NDArray[np.uint8]
 
 _OPACITY = 0.55
+_RING_MM = 36.0
+_RING_BGR = (80, 220, 255)
 
 
 def heatmap(cam: Float, geometry: Geometry, *, scale: float) -> Float:
@@ -29,10 +31,24 @@ def render_png(pixels: Pixels) -> bytes:
 
 def render_overlay_png(pixels: Pixels, heat: Float) -> bytes:
     """Return the image with the heat (rows, columns, 0..1) laid over it, opacity following the heat."""
+    return _encode(_overlay(pixels, heat))
+
+
+def render_marked_png(
+    pixels: Pixels, heat: Float, point: tuple[int, int], *, pixel_spacing_mm: tuple[float, float]
+) -> bytes:
+    """Return the overlay with a ring of _RING_MM around a point (row, column)."""
+    image = _overlay(pixels, heat)
+    axes = (round(_RING_MM / 2 / pixel_spacing_mm[1]), round(_RING_MM / 2 / pixel_spacing_mm[0]))
+    cv2.ellipse(image, (point[1], point[0]), axes, 0, 0, 360, _RING_BGR, 1, cv2.LINE_AA)
+    return _encode(image)
+
+
+def _overlay(pixels: Pixels, heat: Float) -> Pixels:
     colours = cv2.applyColorMap(np.rint(heat * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
     grey = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
     alpha = (_OPACITY * np.sqrt(heat))[..., np.newaxis]
-    return _encode(np.rint(grey * (1 - alpha) + colours * alpha).astype(np.uint8))
+    return np.rint(grey * (1 - alpha) + colours * alpha).astype(np.uint8)
 
 
 def _encode(image: Pixels) -> bytes:

@@ -111,6 +111,21 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """A point of an image that was rated by itself.
+
+    row, column: on the image's pixel grid, from 0.  score: the finder's, that there is something to
+    rate.  probability: the leading finding's, None where the model abstained on this point.
+    """
+
+    row: int
+    column: int
+    score: float
+    probability: float | None
+    positive: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ModelIdentity:
     id: str
     version: str
@@ -119,7 +134,11 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True)
 class InstanceResult:
-    """What one instance came to. `reason` says why, for every status but `analysed`."""
+    """What one instance came to. `reason` says why, for every status but `analysed`.
+
+    `marks` are the points rated, the strongest first, for a model that rates points; without any such
+    point it is `analysed` with no findings, and `reason` says so.
+    """
 
     sop_instance_uid: str | None
     study_instance_uid: str | None
@@ -130,6 +149,7 @@ class InstanceResult:
     error_code: str | None = None
     reason: str | None = None
     elapsed_ms: float = 0.0
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

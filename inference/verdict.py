@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from rayhook.inference.aggregate import AGGREGATION, too_few_usable
+from rayhook.inference.aggregate import too_few_usable
 from rayhook.inference.registry import Manifest
 from rayhook.inference.series import SeriesAnalysis, Slice, analyse_series
 from rayhook.inference.study import AnalysisStatus, InstanceResult, ModelIdentity, StudyResult
@@ -35,7 +35,7 @@ def conclude(
         reason=reason,
         findings=top.findings if top else (),
         model=identity_of(tried) if tried else None,
-        aggregation=AGGREGATION if top else None,
+        aggregation=top.aggregation if top else None,
         instances=tuple(instances),
         slice_probabilities=top.slice_probabilities if top else (),
         key_image=top.key_image if top else None,
@@ -52,7 +52,7 @@ def identity_of(manifest: Manifest) -> ModelIdentity:
 def _judge(
     instances: Sequence[InstanceResult], analyses: Sequence[SeriesAnalysis]
 ) -> tuple[AnalysisStatus, str | None]:
-    """Return the study's status and the reason for any but `analysed`.
+    """Return the study's status, and the reason for any but `analysed` with findings.
 
     A positive answer stands on the images that were read; a negative one needs nearly all of them.
     """
@@ -67,7 +67,7 @@ def _judge(
     usable = counts[AnalysisStatus.ANALYSED]
     if not is_positive and too_few_usable(usable=usable, unusable=refused + abstained):
         return AnalysisStatus.ABSTAINED, f"too few images could be used: {_reasons(instances)}"
-    return AnalysisStatus.ANALYSED, None
+    return AnalysisStatus.ANALYSED, analyses[0].reason
 
 
 def _reasons(instances: Sequence[InstanceResult]) -> str:
