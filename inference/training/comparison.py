@@ -107,6 +107,17 @@ def _tested(first: float, second: float, variance: float) -> Comparison:
     return Comparison(first, second, difference, variance, z, math.erfc(abs(z) / math.sqrt(2)))
 
 
+def auc_estimate(
+    labels: Labels, scores: Scores, clusters: NDArray[np.str_], *, rounds: int = ROUNDS, seed: int = 0
+) -> Estimate:
+    """Return the area of any score with its interval over clusters."""
+
+    def figures(weights: Weights) -> Mapping[str, Scores]:
+        return {"auc": area(operating_points(labels, scores, weights))}
+
+    return weighted_bootstrap(clusters, figures, rounds=rounds, seed=seed)["auc"]
+
+
 def auc_difference(
     labels: Labels,
     first: Scores,

@@ -25,6 +25,7 @@ class SelectiveRule:
     high: float
     alpha_positive: float
     alpha_negative: float
+    rule: str = RULE
 
     def unsure(self, probabilities: Scores) -> Flags:
         """Return which probabilities are not answered."""
