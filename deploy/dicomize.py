@@ -155,7 +155,8 @@ def _labels_row(planned: Dicomization, image: LabelledImage, instance: WrittenIn
     columns = image.row.columns
     row = {**columns, "path": str(dicom_path(image)), "source_path": columns["path"]}
     if columns.get("mask"):
-        row["mask"] = Path(os.path.relpath(planned.dataset / columns["mask"], planned.out)).as_posix()
+        mask = planned.dataset.resolve() / columns["mask"]
+        row["mask"] = Path(os.path.relpath(mask, planned.out.resolve())).as_posix()
     return row | {uid: getattr(instance, uid) for uid in _UIDS}
 
 

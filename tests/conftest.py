@@ -1,5 +1,6 @@
 """Fixtures that every test may use. Real peers and real data: absent ones skip, and fail where they are required."""
 
+import fcntl
 import os
 import tarfile
 from pathlib import Path
@@ -27,9 +28,12 @@ def _unpack(archive: str, folder: str) -> Path:
     if not source.exists():
         absent(f"the data set {archive}")
     target.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(source) as tar:
-        tar.extractall(target, filter="data")
-    (target / ".complete").touch()
+    with (target / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker must not write over what this one reads
+        if not (target / ".complete").exists():
+            with tarfile.open(source) as tar:
+                tar.extractall(target, filter="data")
+            (target / ".complete").touch()
     return target
 
 
@@ -37,6 +41,30 @@ def _unpack(archive: str, folder: str) -> Path:
 def mri_lgg() -> Path:
     """The labelled FLAIR slices: a folder with `images/` and `labels.csv`."""
     return _unpack("mri_lgg.tar", "mri_lgg") / "mri_lgg"
+
+
+@pytest.fixture(scope="session")
+def ct_lidc() -> Path:
+    """The labelled crops around lung nodules."""
+    return _unpack("ct_lidc.tar", "ct_lidc") / "ct_lidc"
+
+
+@pytest.fixture(scope="session")
+def cxr_nih() -> Path:
+    """The labelled chest films: pneumonia or no finding."""
+    return _unpack("cxr_nih.tar", "cxr_nih") / "cxr_nih"
+
+
+@pytest.fixture(scope="session")
+def cxr_jsrt() -> Path:
+    """The labelled chest films: nodules."""
+    return _unpack("cxr_jsrt.tar", "cxr_jsrt") / "cxr_jsrt"
+
+
+@pytest.fixture(scope="session")
+def mg_mias() -> Path:
+    """The labelled mammograms."""
+    return _unpack("mg_mias.tar", "mg_mias") / "mg_mias"
 
 
 @pytest.fixture(scope="session")

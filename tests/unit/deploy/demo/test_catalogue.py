@@ -108,6 +108,22 @@ def test_labelled_images_keep_their_grey_values(labelled: Path, work_dir: Path, 
     np.testing.assert_array_equal(decoded.pixels[0], (picture(16, 16, seed=6) >> 5) + 1)
 
 
+@pytest.mark.dataset
+@pytest.mark.parametrize(
+    ("name", "modality"), [("ct_lidc", "CT"), ("cxr_nih", "CR"), ("cxr_jsrt", "CR"), ("mg_mias", "MG")]
+)
+def test_every_kind_of_labelled_images_becomes_studies(name, modality, request, work_dir, decoder):
+    folder = request.getfixturevalue(name)
+    studies = [
+        s for s in build_catalogue(work_dir / name, folder).studies if "(data set)" in s.patient_display
+    ]
+    assert {study.modality for study in studies} == {modality}
+    assert len({study.patient_id for study in studies}) == 6
+    for study in studies:
+        attributes = decoder.decode(study.instances[0].path.read_bytes()).attributes
+        assert attributes.study_instance_uid == study.study_instance_uid
+
+
 def test_a_folder_of_dicom_files_is_served_from_where_it_lies(tmp_path: Path, work_dir: Path) -> None:
     (tmp_path / "deep").mkdir()
     path = tmp_path / "deep" / "a.dcm"
