@@ -89,6 +89,25 @@ class Answers:
         )
 
 
+def by_unit(answers: Answers, units: NDArray[np.str_], aggregate: Callable[[Scores], float]) -> Answers:
+    """Return one row for each unit (a nodule of its crops, a series of its slices), in order of its name.
+
+    aggregate: from the probabilities of the unit's answered rows, in their order, to the unit's own; of
+    all rows if none was answered, and then the unit counts as not answered. A unit has the finding if a
+    row of it has.
+    """
+    names, first = np.unique(units, return_index=True)
+    rows = [np.flatnonzero(units == name) for name in names]
+    kept = [row[answers.answered[row]] if answers.answered[row].any() else row for row in rows]
+    return Answers(
+        labels=np.array([answers.labels[row].max() for row in rows], np.int64),
+        probabilities=np.array([aggregate(answers.probabilities[row]) for row in kept]),
+        patients=answers.patients[first],
+        answered=np.array([answers.answered[row].any() for row in rows], np.bool_),
+        threshold=answers.threshold,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Questions:
     """At which prevalences, specificities and sensitivities figures are wanted."""

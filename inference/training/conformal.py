@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from rayhook.inference.training.metrics import Flags, Labels, Scores
 
 RULE = (
-    "Not sure where the class-conditional conformal prediction set holds both classes or none: of images "
-    "with the finding at most alpha_positive are answered negative, of images without it at most "
-    "alpha_negative are answered positive, for patients exchangeable with those of development."
+    "Not sure where the class-conditional conformal prediction set holds both classes or none: a "
+    "share of at most alpha_positive of the images with the finding is answered negative, and of at most "
+    "alpha_negative of those without it positive, for patients exchangeable with those of development."
 )
 
 _ROUNDING = 1e-12

@@ -31,7 +31,7 @@ def title(name: str) -> str:
         ("specificity_at_sensitivity_", "Specificity where sensitivity is"),
     ):
         if name.startswith(start):
-            return f"{words} {float(name.removeprefix(start)):.1%}, threshold chosen on these rows"
+            return f"{words} {percent(float(name.removeprefix(start)))}, threshold chosen on these rows"
     return TITLES.get(name, name.replace("_", " ").capitalize())
 
 
@@ -47,6 +47,11 @@ def interval(found: Estimate | None) -> str:
     if found is None:
         return "not estimable"
     return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+
+
+def percent(share: float) -> str:
+    """Return a share in percent, to one decimal."""
+    return f"{round(100 * share, 1):g} %"
 
 
 def p_value(p: float | None) -> str:

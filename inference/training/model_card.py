@@ -6,7 +6,7 @@ from rayhook.fhir.errors import ModelIntegrityError
 from rayhook.inference.registry import Coding, Estimate, Manifest
 from rayhook.inference.statement import INVESTIGATIONAL
 from rayhook.inference.training.evaluation_report import EvaluationReport
-from rayhook.inference.training.figure_text import interval, ordered, p_value, shown
+from rayhook.inference.training.figure_text import interval, ordered, p_value, percent, shown
 
 _SUBGROUP_FIGURES = {"auc": "AUC", "sensitivity": "Sensitivity", "specificity": "Specificity"}
 
@@ -70,7 +70,7 @@ def _evaluation(report: EvaluationReport) -> Iterator[str]:
     yield from _section(
         "Evaluation",
         f"{report.dataset}, split {report.split}: {report.count} {report.unit} images of {report.patients} "
-        f"patients, {report.positives} with the finding ({report.prevalence:.1%}).",
+        f"patients, {report.positives} with the finding ({percent(report.prevalence)}).",
         f"Threshold {report.threshold.value:.4f}: {report.threshold.source}",
         f"{report.resampling.method} ({report.resampling.rounds} rounds).",
     )
@@ -81,7 +81,7 @@ def _evaluation(report: EvaluationReport) -> Iterator[str]:
 
 def _other_units(report: EvaluationReport) -> Iterator[str]:
     for part in report.other_units:
-        counts = f"{part.count} of {part.patients} patients, {part.positives} with the finding."
+        counts = f"n = {part.count}, of {part.patients} patients, {part.positives} with the finding."
         yield from _section(f"By {part.unit}", f"{counts} {part.limits}", level=3)
         yield from _figures(part.unit, part.estimates)
 
@@ -89,8 +89,7 @@ def _other_units(report: EvaluationReport) -> Iterator[str]:
 def _prevalences(report: EvaluationReport) -> Iterator[str]:
     yield from _section("Predictive values at other prevalences", level=3)
     rows = [
-        (f"{100 * row.prevalence:g} %", interval(row.ppv), interval(row.npv))
-        for row in report.prevalence_table
+        (percent(row.prevalence), interval(row.ppv), interval(row.npv)) for row in report.prevalence_table
     ]
     yield from _table(("Prevalence", "PPV", "NPV"), rows)
 
@@ -142,7 +141,7 @@ def _abstention(manifest: Manifest, report: EvaluationReport) -> Iterator[str]:
         yield f"Here alpha_positive is {rule.alpha_positive} and alpha_negative {rule.alpha_negative}."
         yield ""
     if manifest.abstentions:
-        rows = [(a.images, str(a.count), f"{a.rate:.1%}") for a in manifest.abstentions]
+        rows = [(a.images, str(a.count), percent(a.rate)) for a in manifest.abstentions]
         yield from _table(("Images it is not meant for", "Count", "Not answered"), rows)
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from rayhook.inference.registry import Estimate
 from rayhook.inference.training.bootstrap import Answers, RocBand
 from rayhook.inference.training.conformal import SelectiveRule
+from rayhook.inference.training.figure_text import percent
 from rayhook.inference.training.metrics import (
     Labels,
     ReliabilityBin,
@@ -170,7 +171,7 @@ def risk_coverage_plot(answers: Answers, confidence: Scores) -> Figure:
             color=POSITIVE,
             markeredgecolor="white",
             linestyle="none",
-            label=f"as shipped: {answered.mean():.1%} answered, {1 - correct[answered].mean():.1%} wrong",
+            label=f"as shipped: {percent(answered.mean())} answered, {percent(1 - correct[answered].mean())} wrong",
         )
         axes.legend(loc="upper left")
     axes.set(xlim=(0, 1.01), xlabel="share of images answered", ylabel="error rate among them")

@@ -8,7 +8,7 @@ from jinja2 import Environment, StrictUndefined
 
 from rayhook.inference.statement import INVESTIGATIONAL
 from rayhook.inference.training.evaluation_report import EvaluationReport
-from rayhook.inference.training.figure_text import interval, ordered, p_value, shown, title
+from rayhook.inference.training.figure_text import interval, ordered, p_value, percent, shown, title
 
 SUBGROUP_FIGURES = ("auc", "sensitivity", "specificity", "ece")
 
@@ -21,7 +21,7 @@ _TEMPLATE = """\
 <title>{{ r.model_id }} {{ r.model_version }} on {{ r.dataset }}, split {{ r.split }}</title>
 <style>
 :root { color: #1b2430; background: #fff; font: 15px/1.5 system-ui, "Segoe UI", Arial, sans-serif; }
-body { max-width: 1000px; margin: 0 auto; padding: 20px 24px 48px; }
+body { max-width: 1100px; margin: 0 auto; padding: 20px 24px 48px; }
 h1 { font-size: 1.45rem; line-height: 1.25; margin: 0 0 4px; }
 h2 { font-size: 1.08rem; margin: 30px 0 8px; break-after: avoid; }
 p { margin: 6px 0; max-width: 78ch; }
@@ -32,9 +32,9 @@ p { margin: 6px 0; max-width: 78ch; }
 .headline b { display: block; font-size: 1.5rem; font-weight: 650; line-height: 1.3; }
 .headline span { display: block; color: #55616f; font-size: 0.86rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-size: 0.93rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: #55616f; font-size: 0.9rem; padding-bottom: 4px; }
-th, td { text-align: left; padding: 4px 18px 4px 0; border-bottom: 1px solid #dbe0e8; vertical-align: top; white-space: nowrap; }
+th, td { text-align: left; padding: 4px 16px 4px 0; border-bottom: 1px solid #dbe0e8; vertical-align: top; white-space: nowrap; }
 th { font-weight: 600; }
 th.wide, td.wide { white-space: normal; min-width: 14rem; }
 tr { break-inside: avoid; }
@@ -48,7 +48,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; margi
 dt { color: #55616f; }
 dd { margin: 0; }
 @media (max-width: 560px) { .pictures { grid-template-columns: 1fr; } dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; } }
-@media print { :root { font-size: 10.5pt; } body { max-width: none; padding: 0; } .scroll { overflow: visible; } }
+@media print { :root { font-size: 10.5pt; } body { max-width: none; padding: 0; } .scroll { overflow: visible; } th, td { white-space: normal; padding-right: 10px; } .pictures { grid-template-columns: 1fr 1fr; } }
 @page { margin: 15mm; }
 </style>
 </head>
@@ -56,7 +56,7 @@ dd { margin: 0; }
 <header>
 <h1>{{ r.model_id }} {{ r.model_version }}: {{ r.label }}</h1>
 <p class="muted">{{ r.dataset }}, split {{ r.split }}: {{ r.count }} {{ r.unit }} images of {{ r.patients }} patients, \
-{{ r.positives }} with the finding ({{ "%.1f" | format(100 * r.prevalence) }} %). Status: {{ r.model_status }}.</p>
+{{ r.positives }} with the finding ({{ percent(r.prevalence) }}). Status: {{ r.model_status }}.</p>
 </header>
 <p class="statement"><strong>{{ investigational }}</strong></p>
 <ul class="headline">
@@ -87,7 +87,7 @@ here and below where nothing else is said.</p>
 
 {% for part in r.other_units %}
 <h2>Figures by {{ part.unit }}</h2>
-<p>{{ part.count }} of {{ part.patients }} patients, {{ part.positives }} with the finding. {{ part.limits }}</p>
+<p>n = {{ part.count }}, of {{ part.patients }} patients, {{ part.positives }} with the finding. {{ part.limits }}</p>
 <div class="scroll"><table>
 <thead><tr><th>Figure</th><th>Value (95 % interval)</th></tr></thead>
 <tbody>
@@ -103,7 +103,7 @@ here and below where nothing else is said.</p>
 <thead><tr><th>Prevalence</th><th>PPV</th><th>NPV</th></tr></thead>
 <tbody>
 {% for row in r.prevalence_table %}
-<tr><td>{{ "%g" | format(100 * row.prevalence) }} %</td><td>{{ interval(row.ppv) }}</td><td>{{ interval(row.npv) }}</td></tr>
+<tr><td>{{ percent(row.prevalence) }}</td><td>{{ interval(row.ppv) }}</td><td>{{ interval(row.npv) }}</td></tr>
 {% endfor %}
 </tbody></table></div>
 
@@ -225,5 +225,6 @@ def render_page(report: EvaluationReport, pictures: Sequence[Picture] = ()) -> s
         interval=interval,
         ordered=ordered,
         p_value=p_value,
+        percent=percent,
         shown=shown,
     )

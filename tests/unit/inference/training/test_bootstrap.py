@@ -6,6 +6,7 @@ import pytest
 from rayhook.inference.training.bootstrap import (
     Answers,
     Questions,
+    by_unit,
     estimates,
     resample,
     roc_band,
@@ -127,3 +128,29 @@ def test_roc_band_of_one_class_is_unknown():
 
 def test_brier_is_the_sample_figure(answers, found):
     assert found["brier"].value == pytest.approx(brier(answers.labels, answers.probabilities))
+
+
+def _of_units(answered: list[bool]) -> Answers:
+    rows = Answers(
+        labels=np.array([0, 1, 0, 0]),
+        probabilities=np.array([0.2, 0.6, 0.4, 0.1]),
+        patients=np.array(["p", "p", "q", "q"]),
+        answered=np.array(answered),
+        threshold=0.5,
+    )
+    return by_unit(rows, np.array(["n1", "n1", "n2", "n2"]), lambda values: float(values.mean()))
+
+
+def test_unit_is_the_aggregate_of_its_rows():
+    found = _of_units([True] * 4)
+    assert found.probabilities == pytest.approx([0.4, 0.25])
+    assert found.labels.tolist() == [1, 0]
+    assert found.patients.tolist() == ["p", "q"]
+
+
+def test_declined_rows_do_not_count_for_their_unit():
+    assert _of_units([True, False, True, True]).probabilities == pytest.approx([0.2, 0.25])
+
+
+def test_unit_without_answered_rows_is_not_answered():
+    assert _of_units([False, False, True, True]).answered.tolist() == [False, True]

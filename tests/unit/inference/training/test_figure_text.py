@@ -24,7 +24,7 @@ def test_p_value(p, text):
         ("auc", "AUC"),
         (
             "sensitivity_at_specificity_0.96",
-            "Sensitivity where specificity is 96.0%, threshold chosen on these rows",
+            "Sensitivity where specificity is 96 %, threshold chosen on these rows",
         ),
         ("pointing_game", "Pointing game"),
     ],
