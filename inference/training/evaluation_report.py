@@ -57,12 +57,13 @@ class Subgroup:
 class Baseline:
     """A trivial score on the same rows; difference is the model's AUC minus its own.
 
-    clustered_p is the test that counts: DeLong's takes rows of one patient as independent.
+    clustered_p is the test that counts: DeLong's takes rows of one patient as independent. None where
+    there is one class only.
     """
 
     name: str
-    auc: Estimate
-    difference: Estimate
+    auc: Estimate | None
+    difference: Estimate | None
     delong_p: float | None
     clustered_p: float | None
 
@@ -156,6 +157,7 @@ class EvaluationReport:
     def to_json(self) -> bytes:
         """Return one object: each estimate stands at its top as {"value", "low", "high"}, beside the rest.
 
+        JSON has no NaN: what could not be estimated has to be left out beforehand, see finite.
         Raises ValueError if an estimate has the name of a field.
         """
         document: dict[str, Any] = msgspec.to_builtins(self)
@@ -219,8 +221,8 @@ def baseline(name: str, scores: Scores, answers: Answers, *, rounds: int, seed: 
     pair = (labels, answers.probabilities, scores)
     return Baseline(
         name=name,
-        auc=auc_estimate(labels, scores, patients, rounds=rounds, seed=seed),
-        difference=apart,
+        auc=_known(auc_estimate(labels, scores, patients, rounds=rounds, seed=seed)),
+        difference=_known(apart),
         delong_p=_number(delong_test(*pair).p),
         clustered_p=_number(obuchowski_test(*pair, patients).p),
     )

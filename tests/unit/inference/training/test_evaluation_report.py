@@ -90,7 +90,7 @@ def test_baseline_of_one_class_cannot_be_tested():
     answers = make_answers()
     part = answers.chosen(answers.labels == 1)
     found = baseline("constant", np.zeros(part.labels.size), part, rounds=5)
-    assert (found.delong_p, found.clustered_p) == (None, None)
+    assert (found.auc, found.difference, found.delong_p, found.clustered_p) == (None,) * 4
 
 
 def test_digest_of_a_file(tmp_path):
