@@ -31,6 +31,7 @@ class CDSDependencies:
 
     `reading` sessions do not wait for writers; what `unsynced` ones commit is on the disk with the next commit of
     `sessions`, here that of the call's audit, before its answer.
+    `models` are those that an analysis runs, in their order; `manifests` those of every installed one.
     deliver_again takes a result's id and a token that may write it.
     fetch_s and wait_s count from the start of a call: what is not fetched by the one is told as missing, what is
     not analysed by the other is told as in progress.
@@ -46,6 +47,7 @@ class CDSDependencies:
     queue: AnalysisQueue
     transport: Transport
     manifests: tuple[Manifest, ...]
+    models: tuple[ModelIdentity, ...]
     deliver_again: Callable[[str, Authorization], None]
     public_base_url: str
     fetch_s: float = 0.25
@@ -55,6 +57,3 @@ class CDSDependencies:
     results: ResultCache = field(default_factory=ResultCache)
     in_hand: CallsInHand = field(default_factory=CallsInHand)
 
-    @property
-    def models(self) -> tuple[ModelIdentity, ...]:
-        return tuple(ModelIdentity(m.id, m.version, m.weights_sha256) for m in self.manifests)

@@ -30,7 +30,7 @@ from rayhook.inference.decode import Decoder
 from rayhook.inference.engine import Engine
 from rayhook.inference.pipeline import Pipeline
 from rayhook.inference.queue import AnalysisQueue
-from rayhook.inference.registry import Manifest, ModelPackage, load_models
+from rayhook.inference.registry import Manifest, ModelPackage, load_models, select_models
 from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.router import build_router as smart_router
 
@@ -49,7 +49,7 @@ class Service:
     registry: EHRRegistry
     audit: AuditLog
     transport: Transport
-    packages: tuple[ModelPackage, ...]
+    installed: tuple[ModelPackage, ...]
     engines: dict[str, Engine]
     queue: AnalysisQueue
     pipeline: Pipeline
@@ -57,7 +57,8 @@ class Service:
 
     @property
     def manifests(self) -> tuple[Manifest, ...]:
-        return tuple(package.manifest for package in self.packages)
+        """Those of every installed model: a result outlasts the choice of the models that run."""
+        return tuple(package.manifest for package in self.installed)
 
     def is_database_up(self) -> bool:
         try:
@@ -75,18 +76,21 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the web application; its parts are made when it starts, and closed when it stops.
 
     Raises RayhookError, naming what is at fault, where the registry, the keyring, the database or a model
-    cannot be trusted: the service then does not start.
+    cannot be trusted, or a model is named that is not installed: the service then does not start.
     """
     registry = load_registry(settings.ehr_registry, development=settings.development)
+    installed = load_models()
+    running = select_models(installed, settings.models)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
         with ExitStack() as stack:
-            service = await run_in_threadpool(lambda: stack.enter_context(build_service(settings, registry)))
+            building = build_service(settings, registry, installed=installed, running=running)
+            service = await run_in_threadpool(lambda: stack.enter_context(building))
             _mount(app, service)
             stack.enter_context(_working(service))
-            log.info("service_started", models=len(service.packages), ehrs=len(registry))
+            log.info("service_started", models=len(service.engines), ehrs=len(registry))
             yield
             log.info("service_stopping")
 
@@ -104,7 +108,13 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 @contextmanager
-def build_service(settings: Settings, registry: EHRRegistry) -> Iterator[Service]:
+def build_service(
+    settings: Settings,
+    registry: EHRRegistry,
+    *,
+    installed: tuple[ModelPackage, ...],
+    running: tuple[ModelPackage, ...],
+) -> Iterator[Service]:
     """Make the parts in the order they need each other, and close them in the reverse."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     keyring = Keyring.load_or_create(settings.keyring_path)
@@ -120,9 +130,8 @@ def build_service(settings: Settings, registry: EHRRegistry) -> Iterator[Service
         stack.callback(transport.close)
         jwks = JWKSCache(transport)
         stack.callback(jwks.close)
-        packages = load_models()
         engines = {}
-        for package in packages:
+        for package in running:
             engine = Engine.start(package, settings.engine_cache, threads=settings.engine_threads)
             stack.callback(engine.close)
             engines[package.manifest.id] = engine
@@ -134,7 +143,7 @@ def build_service(settings: Settings, registry: EHRRegistry) -> Iterator[Service
             transport=transport,
             keyring=keyring,
             audit=audit,
-            analyser=Analyser(packages, engines, decoder),
+            analyser=Analyser(running, engines, decoder),
             organization=settings.organization,
             lease_s=settings.job_lease_s,
         )
@@ -145,7 +154,7 @@ def build_service(settings: Settings, registry: EHRRegistry) -> Iterator[Service
             registry=registry,
             audit=audit,
             transport=transport,
-            packages=packages,
+            installed=installed,
             engines=engines,
             queue=AnalysisQueue(database.reading),
             pipeline=pipeline,
@@ -166,6 +175,7 @@ def _mount(app: FastAPI, service: Service) -> None:
         queue=service.queue,
         transport=service.transport,
         manifests=service.manifests,
+        models=service.pipeline.analyser.identities,
         deliver_again=service.pipeline.deliver_again,
         public_base_url=settings.public_base_url,
         wait_s=settings.hook_wait_s,

@@ -16,7 +16,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from rayhook.deploy.labelled_images import Kind
 from rayhook.fhir.errors import RayhookError
@@ -44,6 +44,15 @@ app.add_typer(train, name="train")
 
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of the installation; RAYHOOK_DATA_DIR otherwise.", file_okay=False)
+]
+
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        metavar="ID",
+        help="Run this model, be it on by default or not; may be repeated. RAYHOOK_MODELS otherwise.",
+    ),
 ]
 
 out = Console()
@@ -115,6 +124,7 @@ def analyze(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line per instance.")
     ] = False,
+    models: Models = None,
 ) -> None:
     """Analyse DICOM files without any EHR. Exit status 1 if any file was refused."""
     from rayhook.deploy.local import local_analyser
@@ -122,7 +132,7 @@ def analyze(
 
     refused = 0
     table = Table("file", "status", "finding", "probability", "reason")
-    with local_analyser() as analyser, _progress() as progress:
+    with local_analyser(_chosen(models)) as analyser, _progress() as progress:
         task = progress.add_task("analysing", total=None)
         for line in analyze_paths(paths, analyser):
             refused += line["status"] == "refused"
@@ -161,8 +171,13 @@ def dicomize(
 
     planned = plan_dicomization(dataset, output, kind=kind, split=split, limit=limit)
     with _progress() as progress:
-        for _ in progress.track(planned.write(), total=len(planned.images), description="wrapping"):
-            pass
+        done = 0
+        try:
+            for _ in progress.track(planned.write(), total=len(planned.images), description="wrapping"):
+                done += 1
+        except KeyboardInterrupt:
+            err.print(f"rayhook: interrupted; {planned.unfinished(done)}", soft_wrap=True)
+            raise
     out.print(f"{len(planned.images)} DICOM files and labels.csv are in {output}", soft_wrap=True)
 
 
@@ -227,28 +242,39 @@ def audit_public_key(data_dir: DataDir = None) -> None:
 
 
 @model.command("list")
-def model_list() -> None:
-    """Print the bundled models with their intended use and held-out figures."""
+def model_list(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON array, with labels, thresholds and figures.")
+    ] = False,
+) -> None:
+    """Print the installed models: which are experimental, which run, and what they look for."""
+    from rayhook.inference.inventory import describe_model
     from rayhook.inference.registry import load_models
 
-    table = Table("id", "version", "status", "modality", "intended use")
-    for package in load_models():
-        manifest = package.manifest
-        table.add_row(
-            manifest.id, manifest.version, manifest.status, manifest.modality, manifest.intended_use
-        )
+    models = [describe_model(package) for package in load_models()]
+    if as_json:
+        sys.stdout.write(json.dumps(models, indent=2) + "\n")
+        return
+    told_whole = (Column(name, no_wrap=True) for name in ("id", "version", "status", "modality"))
+    table = Table(*told_whole, "runs", "looks for")
+    for one in models:
+        runs = "by default" if one["enabled"] else "when asked for"
+        if one["role"] == "finder":
+            runs = "with its rater"
+        table.add_row(one["id"], one["version"], one["status"], one["modality"], runs, one["title"])
     out.print(table)
 
 
 @model.command("prepare")
-def model_prepare() -> None:
-    """Verify the weights and make the engine's export, so that the first start is quick."""
+def model_prepare(models: Models = None) -> None:
+    """Verify the weights and make the engines' exports, so that the first start is quick."""
     from rayhook.deploy.settings import default_engine_cache
     from rayhook.inference.engine import export_litert
-    from rayhook.inference.registry import load_models
+    from rayhook.inference.registry import load_models, select_models
 
+    packages = select_models(load_models(), _chosen(models))
     with _progress() as progress:
-        for package in load_models():
+        for package in packages:
             progress.add_task(f"preparing {package.manifest.id}", total=None)
             export_litert(package, default_engine_cache())
     out.print("[green]ready[/green]")
@@ -268,6 +294,12 @@ def registry_check(
     for ehr in load_registry(path, development=development).ehrs:
         table.add_row(ehr.id, ehr.name, "\n".join(ehr.fhir_base_urls), ehr.cds_client.issuer)
     out.print(table)
+
+
+def _chosen(models: list[str] | None) -> tuple[str, ...]:
+    from rayhook.deploy.settings import load_model_settings
+
+    return tuple(models) if models else load_model_settings().models
 
 
 def _storage(data_dir: Path | None) -> "StorageSettings":

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rayhook.fhir.errors import InvalidRequest
 
@@ -28,6 +28,34 @@ class LogFormat(StrEnum):
 def default_engine_cache() -> Path:
     """Return the user's cache folder for exported models. Spec: XDG Base Directory."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rayhook" / "engine"
+
+
+class ModelSettings(BaseSettings):
+    """Which models run: in the service, and in the commands that analyse without it."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Ids of the models to run, with commas between them; of two that an image fits, the first takes "
+        "it, and a finder comes along by itself. Those that are on by default where it is not set.",
+    )
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _ids(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(filter(None, (part.strip() for part in value.split(","))))
+
+    @field_validator("models")
+    @classmethod
+    def _each_is_installed(cls, ids: tuple[str, ...]) -> tuple[str, ...]:
+        from rayhook.inference.registry import load_models
+
+        if ids and not set(ids) <= {package.manifest.id for package in load_models()}:
+            raise ValueError("every id has to be one that `rayhook model list` shows")
+        return ids
 
 
 class StorageSettings(BaseSettings):
@@ -59,7 +87,7 @@ class StorageSettings(BaseSettings):
         return self.data_dir / "keyring.json"
 
 
-class Settings(StorageSettings):
+class Settings(StorageSettings, ModelSettings):
     """Settings of one process, from `RAYHOOK_*` variables (`DATABASE_URL` is honoured too)."""
 
     environment: Environment = Field(
@@ -145,9 +173,21 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks the overrides
     except ValidationError as error:
-        # Pydantic's own text quotes the value, which may hold a database's password.
-        rules = "; ".join(_rule(problem) for problem in error.errors(include_input=False))
-        raise InvalidRequest(rules, code="invalid_setting") from None
+        raise _invalid(error) from None
+
+
+def load_model_settings() -> ModelSettings:
+    """Return the environment's choice of models. Raises InvalidRequest as load_settings does."""
+    try:
+        return ModelSettings()
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def _invalid(error: ValidationError) -> InvalidRequest:
+    # Pydantic's own text quotes the value, which may hold a database's password.
+    rules = "; ".join(_rule(problem) for problem in error.errors(include_input=False))
+    return InvalidRequest(rules, code="invalid_setting")
 
 
 def _rule(problem: ErrorDetails) -> str:

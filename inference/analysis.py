@@ -1,5 +1,6 @@
 """From DICOM files to results: decode, check identity, route, predict, and speak for the study."""
 
+import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from rayhook.inference.identity import IdentityGuard
 from rayhook.inference.instance_names import InstanceNames
 from rayhook.inference.preprocess import prepare
 from rayhook.inference.reading import Reader, Reading, ReadyImage
-from rayhook.inference.registry import Manifest, ModelPackage
+from rayhook.inference.registry import Manifest, ModelPackage, identify
 from rayhook.inference.scope import route
 from rayhook.inference.series import Slice
 from rayhook.inference.study import (
@@ -25,7 +26,7 @@ from rayhook.inference.study import (
     ModelIdentity,
     StudyResult,
 )
-from rayhook.inference.verdict import conclude, identity_of
+from rayhook.inference.verdict import conclude
 
 # The engine takes images one by one: a small batch lets it begin while later images are still coming in.
 BATCH = 8
@@ -54,14 +55,11 @@ class Analyser:
         limits: DecodeLimits | None = None,
     ) -> None:
         self.manifests: tuple[Manifest, ...] = tuple(package.manifest for package in models)
+        self.identities: tuple[ModelIdentity, ...] = identify(models)
+        self._identity_by_id = {identity.id: identity for identity in self.identities}
         self._reader = Reader(models, engines)
         self._decoder = decoder
         self._limits = limits or DecodeLimits()
-
-    @property
-    def identities(self) -> tuple[ModelIdentity, ...]:
-        """Return which models, in which version, an analysis would use."""
-        return tuple(identity_of(manifest) for manifest in self.manifests)
 
     def manifest_of(self, identity: ModelIdentity | None) -> Manifest | None:
         """Return the manifest of a model that a result names."""
@@ -134,10 +132,11 @@ class Analyser:
             return self._decoder.decode(data, limits=self._limits)
         except ImageRefused as error:
             names = InstanceNames.read(data, self._limits)
+            sha256 = hashlib.sha256(data).hexdigest()
             if error.code == "no_pixel_data" and names.is_no_image:
                 other = OutOfScope("the object is not an image", code="not_an_image")
-                return _without_answer(other, names, started)
-            return _without_answer(error, names, started)
+                return _without_answer(other, names, sha256, started)
+            return _without_answer(error, names, sha256, started)
 
     def _prepare(self, decoded: DecodedInstance, started: float) -> ReadyImage | InstanceResult:
         attributes = decoded.attributes
@@ -151,9 +150,16 @@ class Analyser:
                     pixels, pixel_spacing_mm=attributes.pixel_spacing_mm, recipe=manifest.preprocessing
                 )
         except (ImageRefused, OutOfScope) as error:
-            return _without_answer(error, InstanceNames.of(attributes), started)
-        display = decoded.display[0].copy()
-        return ReadyImage(attributes, pixels, display, whole, manifest, _milliseconds_since(started))
+            return _without_answer(error, InstanceNames.of(attributes), decoded.sha256, started)
+        return ReadyImage(
+            attributes=attributes,
+            pixels=pixels,
+            display=decoded.display[0].copy(),
+            prepared=whole,
+            manifest=manifest,
+            elapsed_ms=_milliseconds_since(started),
+            sha256=decoded.sha256,
+        )
 
     def _answer(self, batch: Sequence[ReadyImage]) -> list[_Answered]:
         """Return the engines' answers, each model's images together."""
@@ -167,7 +173,8 @@ class Analyser:
         readings = self._reader.read(images[0].manifest, images)
         elapsed_ms = _milliseconds_since(started) / len(images)
         for ready, own in zip(images, readings, strict=True):
-            yield _answered(ready, own, ready.elapsed_ms + elapsed_ms)
+            identity = self._identity_by_id[ready.manifest.id]
+            yield _answered(ready, own, identity, ready.elapsed_ms + elapsed_ms)
 
 
 def _only_frame(decoded: DecodedInstance) -> NDArray[np.float32]:
@@ -177,7 +184,9 @@ def _only_frame(decoded: DecodedInstance) -> NDArray[np.float32]:
     return frame
 
 
-def _answered(ready: ReadyImage, readings: tuple[Reading, ...], elapsed_ms: float) -> _Answered:
+def _answered(
+    ready: ReadyImage, readings: tuple[Reading, ...], identity: ModelIdentity, elapsed_ms: float
+) -> _Answered:
     attributes = ready.attributes
     one = Slice(attributes, ready.display, ready.manifest, readings)
     reasons = _abstentions(readings) if not one.is_answered else []
@@ -187,11 +196,12 @@ def _answered(ready: ReadyImage, readings: tuple[Reading, ...], elapsed_ms: floa
         series_instance_uid=attributes.series_instance_uid,
         status=AnalysisStatus.ANALYSED if one.is_answered else AnalysisStatus.ABSTAINED,
         findings=one.findings,
-        model=identity_of(ready.manifest),
+        model=identity,
         error_code=reasons[0] if reasons else None,
         reason=f"the model gave no answer: {', '.join(reasons)}" if reasons else one.reason,
         elapsed_ms=elapsed_ms,
         marks=one.marks,
+        sha256=ready.sha256,
     )
     return _Answered(one, result)
 
@@ -200,7 +210,9 @@ def _abstentions(readings: Iterable[Reading]) -> list[str]:
     return sorted({str(p.reason) for r in readings for p in r.predictions if p.reason is not None})
 
 
-def _without_answer(error: Unprocessable, names: InstanceNames, started: float) -> InstanceResult:
+def _without_answer(
+    error: Unprocessable, names: InstanceNames, sha256: str, started: float
+) -> InstanceResult:
     return InstanceResult(
         sop_instance_uid=names.sop_instance_uid,
         study_instance_uid=names.study_instance_uid,
@@ -209,6 +221,7 @@ def _without_answer(error: Unprocessable, names: InstanceNames, started: float) 
         error_code=error.code,
         reason=error.message,
         elapsed_ms=_milliseconds_since(started),
+        sha256=sha256,
     )
 
 

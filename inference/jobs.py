@@ -78,12 +78,15 @@ Clock = Callable[[], float]
 
 
 def job_key(reference: StudyReference, models: Iterable[ModelIdentity]) -> str:
-    """Return the identity of one analysis: the same study, as far as the EHR has it, under the same models."""
+    """Return the identity of one analysis: the same study, as far as the EHR has it, under the same models.
+
+    Their order counts: it decides which of two models takes an image that fits both.
+    """
     content = {
         "ehr_id": reference.ehr_id,
         "fhir_base_url": reference.fhir_base_url,
         "imaging_study_id": reference.imaging_study_id,
-        "models": sorted([model.id, model.version, model.weights_sha256] for model in models),
+        "models": [[model.id, model.version, model.weights_sha256] for model in models],
         "patient_id": reference.patient_id,
         "source_version": reference.source_version,
         "study_instance_uid": reference.study_instance_uid,

@@ -24,7 +24,7 @@ class ReadyImage:
     """An image in scope, waiting for the engine.
 
     pixels: (rows, columns), after the Modality LUT.  display: the same, uint8, what a person would see.
-    prepared: None where the model looks at points of the image.
+    prepared: None where the model looks at points of the image.  sha256: of the file's bytes.
     """
 
     attributes: InstanceAttributes
@@ -33,6 +33,7 @@ class ReadyImage:
     prepared: Prepared | None
     manifest: Manifest
     elapsed_ms: float
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)

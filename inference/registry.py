@@ -1,7 +1,8 @@
 """Model packages: what a model is for, how to run it, how good it was found, and its pinned weights."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from rayhook.fhir.errors import ModelIntegrityError
+from rayhook.fhir.errors import ModelIntegrityError, NotFound
 from rayhook.inference.model import Arrays, load_weights, read_verified
 from rayhook.inference.preprocess import Float, Preprocessing
+from rayhook.inference.study import ModelIdentity
 
 MODELS = Path(__file__).parent / "models"
 MANIFEST = "manifest.json"
@@ -236,10 +238,14 @@ class Manifest:
 
 @dataclass(frozen=True)
 class ModelPackage:
-    """A folder with manifest.json and weights.safetensors."""
+    """A folder with manifest.json and weights.safetensors.
+
+    manifest_sha256: of the manifest's file as it was read; empty where it was not read from one.
+    """
 
     folder: Path
     manifest: Manifest
+    manifest_sha256: str = ""
 
     @property
     def weights_path(self) -> Path:
@@ -279,7 +285,7 @@ def load_models(folder: Path | None = None) -> tuple[ModelPackage, ...]:
     Raises ModelIntegrityError on a manifest that does not fit, or two of one id.
     """
     paths = sorted((folder or MODELS).glob(f"*/{MANIFEST}"))
-    packages = tuple(ModelPackage(folder=path.parent, manifest=_read(path)) for path in paths)
+    packages = tuple(_read(path) for path in paths)
     ids = [package.manifest.id for package in packages]
     if len(set(ids)) < len(ids):
         raise ModelIntegrityError("two model packages have the same id")
@@ -291,15 +297,55 @@ def find_model(packages: Sequence[ModelPackage], model_id: str) -> ModelPackage 
     return next((package for package in packages if package.manifest.id == model_id), None)
 
 
+def select_models(packages: Sequence[ModelPackage], ids: Sequence[str] = ()) -> tuple[ModelPackage, ...]:
+    """Return the packages to run: those named, in that order, else those enabled; then their finders.
+
+    Where an image fits two models, the first takes it.
+    Raises NotFound if an id names no package, ModelIntegrityError if a finder is not installed.
+    """
+    by_id = {package.manifest.id: package for package in packages}
+    absent = sorted(set(ids) - by_id.keys())
+    if absent:
+        raise NotFound(f"no model is installed under the id {', '.join(absent)}", code="unknown_model")
+    default = [m.id for m in (p.manifest for p in packages) if m.enabled and m.role is Role.CLASSIFIER]
+    chosen = tuple(ids) or tuple(default)
+    finders = [finder for id_ in chosen if (finder := by_id[id_].manifest.finder) is not None]
+    if not set(finders) <= by_id.keys():
+        raise ModelIntegrityError("a model names a finder that is not installed")
+    return tuple(by_id[id_] for id_ in dict.fromkeys((*chosen, *finders)))
+
+
+def identify(packages: Sequence[ModelPackage]) -> tuple[ModelIdentity, ...]:
+    """Return the identities that results carry, each with that of its finder."""
+    alone = {package.manifest.id: _identity(package) for package in packages}
+    return tuple(
+        replace(one, finder=alone.get(package.manifest.finder or ""))
+        for one, package in zip(alone.values(), packages, strict=True)
+    )
+
+
+def _identity(package: ModelPackage) -> ModelIdentity:
+    manifest = package.manifest
+    return ModelIdentity(
+        id=manifest.id,
+        version=manifest.version,
+        weights_sha256=manifest.weights_sha256,
+        manifest_sha256=package.manifest_sha256,
+        experimental=manifest.status is not ModelStatus.VALIDATED,
+    )
+
+
 def encode_manifest(manifest: Manifest) -> bytes:
     """Return the manifest as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
-def _read(path: Path) -> Manifest:
+def _read(path: Path) -> ModelPackage:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+        data = path.read_bytes()
+        manifest = msgspec.json.decode(data, type=Manifest)
     except (OSError, msgspec.MsgspecError) as error:
         raise ModelIntegrityError(
             f"manifest of {path.parent.name} does not fit the schema: {error}"
         ) from error
+    return ModelPackage(path.parent, manifest, hashlib.sha256(data).hexdigest())

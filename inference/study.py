@@ -127,9 +127,19 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
+    """Which model answered, and by which files.
+
+    experimental: that it was not validated when it answered; what nobody says to be validated is not.
+    manifest_sha256: of the file that holds preprocessing, calibration and thresholds; empty where a
+    result is older than its recording.  finder: the model that proposed the points, where one did.
+    """
+
     id: str
     version: str
     weights_sha256: str
+    manifest_sha256: str = ""
+    experimental: bool = True
+    finder: "ModelIdentity | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +148,7 @@ class InstanceResult:
 
     `marks` are the points rated, the strongest first, for a model that rates points; without any such
     point it is `analysed` with no findings, and `reason` says so.
+    sha256 is that of the file's bytes.
     """
 
     sop_instance_uid: str | None
@@ -150,6 +161,7 @@ class InstanceResult:
     reason: str | None = None
     elapsed_ms: float = 0.0
     marks: tuple[Mark, ...] = ()
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +181,8 @@ class StudyResult:
     """What one study came to under one model.
 
     `findings` are series-level: the aggregation is named in `aggregation`.
-    `slice_probabilities` are in slice order, one per analysed instance.
+    `slice_probabilities` are in slice order, one per analysed instance, whose SOP Instance UIDs are
+    `slice_uids`; those are empty where a result is older than their recording.
     """
 
     study_instance_uid: str
@@ -184,3 +197,9 @@ class StudyResult:
     key_image: KeyImage | None
     analysed_at: datetime
     elapsed_ms: float
+    slice_uids: tuple[str, ...] = ()
+
+    @property
+    def found_nothing_to_rate(self) -> bool:
+        """Return whether a model that rates points was done, and there was no point like those."""
+        return self.status is AnalysisStatus.ANALYSED and not self.findings

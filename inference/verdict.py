@@ -34,19 +34,20 @@ def conclude(
         status=status,
         reason=reason,
         findings=top.findings if top else (),
-        model=identity_of(tried) if tried else None,
+        model=_identity(instances, tried) if tried else None,
         aggregation=top.aggregation if top else None,
         instances=tuple(instances),
         slice_probabilities=top.slice_probabilities if top else (),
         key_image=top.key_image if top else None,
         analysed_at=datetime.now(UTC),
         elapsed_ms=elapsed_ms,
+        slice_uids=tuple(one.attributes.sop_instance_uid for one in top.slices) if top else (),
     )
 
 
-def identity_of(manifest: Manifest) -> ModelIdentity:
-    """Return the identity that results carry."""
-    return ModelIdentity(id=manifest.id, version=manifest.version, weights_sha256=manifest.weights_sha256)
+def _identity(instances: Sequence[InstanceResult], manifest: Manifest) -> ModelIdentity | None:
+    """Return the identity under which a model answered, or declined to answer, one of the images."""
+    return next((i.model for i in instances if i.model is not None and i.model.id == manifest.id), None)
 
 
 def _judge(
@@ -63,6 +64,9 @@ def _judge(
     if not analyses:
         is_scope = counts[AnalysisStatus.OUT_OF_SCOPE] > 0 and refused == 0
         return AnalysisStatus.OUT_OF_SCOPE if is_scope else AnalysisStatus.REFUSED, _reasons(instances)
+    if not analyses[0].findings and abstained:
+        # Points were found on those images: that none could be rated is not that there were none.
+        return AnalysisStatus.ABSTAINED, _reasons(instances)
     is_positive = any(finding.positive for finding in analyses[0].findings)
     usable = counts[AnalysisStatus.ANALYSED]
     if not is_positive and too_few_usable(usable=usable, unusable=refused + abstained):

@@ -406,6 +406,7 @@ def running(
         queue=queue,
         transport=transport,
         manifests=(manifest(),),
+        models=(MODEL,),
         deliver_again=analysis.deliver_again,
         public_base_url=BASE_URL,
     )

@@ -63,7 +63,7 @@ def analysed(tmp_path_factory):
     (folder / "a.txt").write_text("no DICOM")
     shutil.copy(get_testdata_file("CT_small.dcm", download=False), folder / "b.dcm")
     run = rayhook("analyze", "--json", folder)
-    return run, [json.loads(line) for line in run.stdout.splitlines()]
+    return run, [json.loads(line) for line in run.stdout.splitlines()], folder
 
 
 def test_analyze_prints_one_line_an_instance(analysed):
@@ -80,3 +80,17 @@ def test_analyze_prints_the_documented_fields(analysed):
 
 def test_analyze_says_why_a_file_was_refused(analysed):
     assert analysed[1][0]["error"] == {"code": "not_dicom", "message": "the file has no DICM prefix"}
+
+
+def test_the_installed_models_are_one_json_array():
+    run = rayhook("model", "list", "--json")
+    assert "mri-flair-tumour" in [model["id"] for model in json.loads(run.stdout)]
+
+
+def test_the_table_of_models_says_which_are_experimental():
+    assert "experimental" in rayhook("model", "list").stdout
+
+
+def test_a_model_that_is_not_installed_cannot_be_asked_for(analysed):
+    run = rayhook("analyze", "--model", "another", analysed[2])
+    assert (run.returncode, "unknown_model" in run.stderr) == (2, True)

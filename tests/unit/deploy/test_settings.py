@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from rayhook.deploy.settings import Settings, load_settings
+from rayhook.deploy.settings import Settings, load_model_settings, load_settings
 from rayhook.fhir.errors import InvalidRequest
 
 
@@ -63,3 +63,24 @@ def test_database_url_is_honoured(monkeypatch):
 def test_hook_wait_leaves_room_below_half_a_second(wait):
     with pytest.raises(ValidationError, match="hook_wait_s"):
         development(hook_wait_s=wait)
+
+
+@pytest.mark.parametrize(
+    ("value", "ids"),
+    [("", ()), ("mri-flair-tumour", ("mri-flair-tumour",)), (" mri-flair-tumour, ", ("mri-flair-tumour",))],
+)
+def test_models_are_named_with_commas(monkeypatch, value, ids):
+    monkeypatch.setenv("RAYHOOK_MODELS", value)
+    assert load_model_settings().models == ids
+
+
+@pytest.mark.parametrize("load", [load_model_settings, lambda: load_settings(environment="development")])
+def test_a_model_that_is_not_installed_is_refused_by_its_rule(monkeypatch, load):
+    monkeypatch.setenv("RAYHOOK_MODELS", "mri-flair-tumour,another")
+    with pytest.raises(InvalidRequest, match=r"^RAYHOOK_MODELS: every id has to be one that"):
+        load()
+
+
+def test_the_service_runs_the_models_that_its_environment_names(monkeypatch):
+    monkeypatch.setenv("RAYHOOK_MODELS", "mri-flair-tumour")
+    assert load_settings(environment="development").models == ("mri-flair-tumour",)

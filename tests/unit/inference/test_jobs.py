@@ -169,9 +169,9 @@ def test_key_tells_models_apart(change):
     assert job_key(REFERENCE, [replace(MODEL, **change)]) != KEY
 
 
-def test_key_does_not_depend_on_the_order_of_the_models():
+def test_key_depends_on_the_order_of_the_models():
     other = replace(MODEL, id="other")
-    assert job_key(REFERENCE, [MODEL, other]) == job_key(REFERENCE, [other, MODEL])
+    assert job_key(REFERENCE, [MODEL, other]) != job_key(REFERENCE, [other, MODEL])
 
 
 def test_key_does_not_depend_on_what_the_study_is_called():

@@ -1,19 +1,27 @@
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from rayhook.fhir.errors import ModelIntegrityError
+from rayhook.fhir.errors import ModelIntegrityError, NotFound
 from rayhook.inference.registry import (
     MANIFEST,
     WEIGHTS,
+    ModelPackage,
     ModelStatus,
+    Role,
     encode_manifest,
     find_model,
+    identify,
     load_models,
+    select_models,
 )
+from tests.unit.inference.samples import manifest
 
 
 def _copy(package, folder):
@@ -97,3 +105,59 @@ def test_serving_modules_do_not_import_tensorflow():
         "sys.exit(any(name in sys.modules for name in ('tensorflow', 'keras', 'ai_edge_litert')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def _named(id_, **changes):
+    return ModelPackage(Path(id_), replace(manifest(), id=id_, **changes), manifest_sha256=f"digest of {id_}")
+
+
+INSTALLED = (
+    _named("brain"),
+    _named("film-off", enabled=False),
+    _named("nodule", finder="spotter", status=ModelStatus.VALIDATED),
+    _named("nodule-off", finder="spotter-off", enabled=False),
+    _named("spotter", role=Role.FINDER),
+    _named("spotter-off", role=Role.FINDER, enabled=False),
+)
+
+
+@pytest.mark.parametrize(
+    ("ids", "running"),
+    [
+        ((), ["brain", "nodule", "spotter"]),
+        (("film-off",), ["film-off"]),
+        (("nodule", "brain"), ["nodule", "brain", "spotter"]),
+        (("brain", "brain"), ["brain"]),
+        (("spotter", "nodule"), ["spotter", "nodule"]),
+        (("nodule-off",), ["nodule-off", "spotter-off"]),
+    ],
+    ids=["none", "off by default", "in their order", "twice", "finder too", "its finder is off"],
+)
+def test_the_models_named_run_with_their_finders(ids, running):
+    assert [package.manifest.id for package in select_models(INSTALLED, ids)] == running
+
+
+def test_a_model_that_is_not_installed_cannot_run():
+    with pytest.raises(NotFound, match="lung"):
+        select_models(INSTALLED, ["brain", "lung"])
+
+
+def test_a_model_without_its_finder_cannot_run():
+    with pytest.raises(ModelIntegrityError, match="finder"):
+        select_models(INSTALLED[:3])
+
+
+def test_an_identity_has_the_digest_of_the_manifest(flair):
+    digest = hashlib.sha256((flair.folder / MANIFEST).read_bytes()).hexdigest()
+    assert identify([flair])[0].manifest_sha256 == digest
+
+
+def test_an_identity_tells_its_finders(flair):
+    identities = {identity.id: identity for identity in identify(INSTALLED)}
+    assert identities["nodule"].finder == identities["spotter"]
+
+
+@pytest.mark.parametrize(("id_", "experimental"), [("brain", True), ("nodule", False)])
+def test_an_identity_says_whether_the_model_is_experimental(id_, experimental):
+    (identity,) = identify([package for package in INSTALLED if package.manifest.id == id_])
+    assert identity.experimental is experimental
