@@ -50,7 +50,16 @@ class Dicomization:
                 yield written[-1]
             self._finish(written)
         except (RayhookError, OSError) as error:
-            raise InvalidRequest(f"{_told(error)}; {self._state(len(written))}", code=_code(error)) from error
+            raise InvalidRequest(
+                f"{_told(error)}; {self.unfinished(len(written))}", code=_code(error)
+            ) from error
+
+    def unfinished(self, count: int) -> str:
+        """Say what the folder holds if the run ends after `count` files."""
+        return (
+            f"{count} of {len(self.images)} DICOM files are in the output folder, {LABELS} is not; "
+            "run the command again to write them all"
+        )
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -66,12 +75,6 @@ class Dicomization:
     def _finish(self, written: list[WrittenInstance]) -> None:
         _write_labels(self, written)
         _write_marker(self.out, Marker(complete=True, files=self.files))
-
-    def _state(self, count: int) -> str:
-        return (
-            f"{count} of {len(self.images)} DICOM files are in the output folder, {LABELS} is not; "
-            "run the command again to write them all"
-        )
 
 
 def plan_dicomization(
