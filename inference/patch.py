@@ -1,9 +1,12 @@
-"""A square of a CT slice around one point, at a fixed physical scale.
+"""A square of a CT slice around one point, at a fixed physical scale and on a scale of tissue.
 
-The grey levels are those of the labelled crops the models learnt from: the lowest value of a crop of
-crop_px pixels becomes 0, the highest 255.
+The labelled crops that the models learnt from keep no Hounsfield units: the lowest value of each crop
+became 0, the highest 255, so that bone, metal or the fill outside the field of view decide what lung
+looks like. A crop of a slice is made the same way, and then the levels of lung and of soft tissue are
+read off it again and set to fixed values.
 """
 
+import cv2
 import msgspec
 import numpy as np
 
@@ -11,6 +14,13 @@ from rayhook.fhir.errors import ImageRefused
 from rayhook.inference.geometry import Float, Geometry, resize
 
 _LEVELS = 255
+_DISC_SHARE = 56 / 128
+_FILL_SHARE = (0.02, 0.6)
+_MIN_VALUES = 50
+_MIN_RANGE = 3
+_MIN_CONTRAST = 0.1
+_BELOW_LUNG = 0.25
+_RANGE = 1.75
 
 
 class Patch(msgspec.Struct, frozen=True, tag_field="kind", tag="patch"):
@@ -18,12 +28,14 @@ class Patch(msgspec.Struct, frozen=True, tag_field="kind", tag="patch"):
 
     crop_px: side of the crop, in pixels of the slice, whose values are scaled.
     spacing_mm: of the input's pixels; the input shows input_size * spacing_mm around the point.
-    mean, std: of the three input channels, in units of the scaled 0..1 plane.
+    windows: the range of the 0..1 plane that each input channel shows: all of it, the lung's, and from
+    soft tissue to chalk and bone.  mean, std: of the channels, in units of their own 0..1.
     """
 
     input_size: int
     spacing_mm: float
     crop_px: int = 128
+    windows: tuple[tuple[float, float], ...] = ((0.0, 1.0), (0.086, 0.486), (0.486, 1.0))
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -45,6 +57,36 @@ def cut(pixels: Float, centre: tuple[int, int], *, side: int) -> Float:
     return crop
 
 
+def tissue_levels(crop: Float) -> tuple[float, float]:
+    """Return the grey levels of lung and of soft tissue in a crop of 0..1 in 256 levels.
+
+    The medians on both sides of Otsu's threshold, within a disc around the middle; the darkest value is
+    left out where it is the fill outside the field of view.
+    Source: Otsu 1979, doi:10.1109/TSMC.1979.4310076
+    """
+    side = crop.shape[0]
+    rows, columns = np.ogrid[:side, :side]
+    disc = (rows - side // 2) ** 2 + (columns - side // 2) ** 2 < (_DISC_SHARE * side) ** 2
+    values = np.rint(crop[disc] * _LEVELS).astype(np.uint8)
+    fill = values <= int(values.min()) + 1
+    if _FILL_SHARE[0] < fill.mean() < _FILL_SHARE[1]:
+        values = values[~fill]
+    if values.size < _MIN_VALUES or int(values.max()) - int(values.min()) < _MIN_RANGE:
+        return 0.0, 1.0
+    threshold, _ = cv2.threshold(values.reshape(-1, 1), 0, _LEVELS, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    above = values[values > threshold]
+    lung = float(np.median(values[values <= threshold])) / _LEVELS
+    tissue = float(np.median(above)) / _LEVELS if above.size else 1.0
+    return lung, max(tissue, lung + _MIN_CONTRAST)
+
+
+def _on_tissue_scale(crop: Float) -> Float:
+    """Return the crop with lung at _BELOW_LUNG / _RANGE and soft tissue 1 / _RANGE above it."""
+    lung, tissue = tissue_levels(crop)
+    scaled = (crop - np.float32(lung)) / np.float32(tissue - lung)
+    return np.clip((scaled + np.float32(_BELOW_LUNG)) / np.float32(_RANGE), 0.0, 1.0).astype(np.float32)
+
+
 def to_patch_plane(
     pixels: Float,
     *,
@@ -61,7 +103,7 @@ def to_patch_plane(
             "PixelSpacing is missing, and the model needs the physical scale", code="no_pixel_spacing"
         )
     row, column = centre or (pixels.shape[0] // 2, pixels.shape[1] // 2)
-    crop = cut(pixels, (row, column), side=recipe.crop_px)
+    crop = _on_tissue_scale(cut(pixels, (row, column), side=recipe.crop_px))
     plane, placed = _at_scale(crop, pixel_spacing_mm, recipe)
     return plane, _geometry(pixels.shape, (row, column), placed, recipe)
 

@@ -1,6 +1,7 @@
 """From stored intensities to the network's input: one code path for training and for serving."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +66,15 @@ def to_plane(
 
 def normalise(plane: Float, *, recipe: Preprocessing) -> Float:
     """Return a 0..1 plane (..., size, size) as the three standardised channels (..., size, size, 3)."""
-    mean, std = np.asarray(recipe.mean, np.float32), np.asarray(recipe.std, np.float32)
-    image: Float = (plane[..., np.newaxis] - mean) / std
+    image: Float = to_channels(plane[..., np.newaxis], recipe=recipe).astype(np.float32, copy=False)
     return image
+
+
+def to_channels(plane: Any, *, recipe: Preprocessing) -> Any:
+    """Return a plane (..., size, size, 1), an array or a tensor, as standardised channels (..., size, size, 3)."""
+    mean, std = np.asarray(recipe.mean, np.float32), np.asarray(recipe.std, np.float32)
+    if isinstance(recipe, Patch):
+        low, high = np.asarray(recipe.windows, np.float32).T
+        shown = (plane - low) / (high - low)
+        plane = (abs(shown) - abs(shown - 1) + 1) / 2  # clipped to 0..1, in operators tensors have as well
+    return (plane - mean) / std

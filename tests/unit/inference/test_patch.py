@@ -6,7 +6,7 @@ import pytest
 
 from rayhook.fhir.errors import ImageRefused
 from rayhook.inference.patch import Patch, cut
-from rayhook.inference.preprocess import prepare, to_plane
+from rayhook.inference.preprocess import normalise, prepare, to_plane
 
 RECIPE = Patch(input_size=96, spacing_mm=0.5)
 SPACING = (0.7, 0.7)
@@ -77,3 +77,19 @@ def test_a_crop_of_the_original_slice_is_the_labelled_crop(lidc_dicom, ct_lidc, 
     pixels = decoder.decode(data).pixels[0]
     crop = cut(pixels, (302 + 64, 252 + 64), side=128)
     np.testing.assert_array_equal(np.rint(crop * 255).astype(np.uint8), labelled)
+
+
+@pytest.mark.parametrize("brightest", [300, 3000])
+def test_bone_or_metal_does_not_change_what_lung_and_tissue_look_like(brightest):
+    """Two crops alike but for a bright spot at the edge: the same nodule has the same grey level in both."""
+    pixels = np.full((400, 400), -850, np.float32)
+    pixels[190:210, 190:210] = 40
+    pixels[140:150, 140:150] = brightest
+    plane, _ = to_plane(pixels, pixel_spacing_mm=(0.6, 0.6), recipe=RECIPE)
+    assert plane[48, 48] == pytest.approx(1.25 / 1.75, abs=0.03)
+
+
+def test_the_channels_show_all_then_lung_then_what_is_denser():
+    plane = np.array([[[0.0, 0.286, 1.0]]], np.float32)
+    image = normalise(plane, recipe=Patch(input_size=1, spacing_mm=1.0, mean=(0, 0, 0), std=(1, 1, 1)))
+    np.testing.assert_allclose(image[0, 0], [[0, 0, 0], [0.286, 0.5, 0], [1, 1, 1]], atol=1e-3)
