@@ -1,54 +1,121 @@
 """The commands of `rayhook train`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 from rayhook.inference.registry import Evaluation
-from rayhook.inference.training.recipe import RECIPES
-
-app = typer.Typer(help="Train, evaluate and package a model.", no_args_is_help=True)
-
-RecipePath = Annotated[
-    Path, typer.Option("--recipe", exists=True, dir_okay=False, help="Training recipe, TOML.")
-]
-DatasetDir = Annotated[
-    Path, typer.Option("--dataset", exists=True, file_okay=False, help="Folder with labels.csv.")
-]
-RunDir = Annotated[
-    Path, typer.Option("--output", file_okay=False, help="Folder of the run; resumes what it holds.")
-]
-CacheDir = Annotated[Path, typer.Option("--cache", file_okay=False, help="Folder for the engine's exports.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of the engine.")]
+from rayhook.inference.training.places import Places, StrategyName
+from rayhook.inference.training.recipe import RECIPES, Recipe, find_recipe, read_recipe
 
 DEFAULT_RECIPE = RECIPES / "mri_flair_tumour.toml"
+RUNS = Path("var/train")
+
+_BY_RECIPE = "RECIPE"
+_WEIGHTS = "imagenet_resnet50"
 
 
-@app.command()
-def run(
-    dataset: DatasetDir,
-    output: RunDir,
-    imagenet_weights: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, help="ResNet-50 npz to start from.")
-    ],
-    recipe: RecipePath = DEFAULT_RECIPE,
+class RecipeGroup(TyperGroup):
+    """A group whose first word may be a recipe instead of a command: `train RECIPE` trains by it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = [_BY_RECIPE, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=RecipeGroup,
+    no_args_is_help=True,
+    help="Train by a recipe: `rayhook train RECIPE`, where RECIPE is a TOML file or the name of a bundled one. "
+    "`rayhook train RECIPE --help` lists its options; the other commands work on recipes and finished runs.",
+)
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="Training recipe: a TOML file or the name of a bundled one.")
+]
+DatasetsDir = Annotated[
+    Path,
+    typer.Option(
+        envvar="RAYHOOK_DATASETS",
+        exists=True,
+        file_okay=False,
+        help="Folder of the data sets, each a folder with labels.csv or a NAME.tar of one.",
+    ),
+]
+ImageNetWeights = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        help=f"ResNet-50 npz to start from; by default the one in DATASETS/{_WEIGHTS}.",
+    ),
+]
+RunDir = Annotated[
+    Path | None,
+    typer.Option(
+        file_okay=False,
+        help=f"Folder of the run, which resumes what it holds; by default {RUNS}/ID of the recipe.",
+    ),
+]
+CacheDir = Annotated[
+    Path, typer.Option("--cache", file_okay=False, help="Folder for unpacked data sets and shards.")
+]
+Strategy = Annotated[
+    StrategyName,
+    typer.Option(help="One device, all of this machine, or the machines that TF_CONFIG names."),
+]
+Devices = Annotated[
+    int, typer.Option(min=0, help="Logical CPU devices for --strategy mirrored; 0: the devices there are.")
+]
+Tracking = Annotated[
+    str,
+    typer.Option(
+        envvar="MLFLOW_TRACKING_URI", help="MLflow server or store; by default a database beside the run."
+    ),
+]
+
+
+@app.command(_BY_RECIPE)
+def by_recipe(
+    recipe: RecipeName,
+    datasets: DatasetsDir,
+    *,
+    imagenet_weights: ImageNetWeights = None,
+    output: RunDir = None,
+    cache: CacheDir = RUNS / "cache",
+    strategy: Strategy = StrategyName.SINGLE,
+    devices: Devices = 0,
+    tracking: Tracking = "",
 ) -> None:
     """Train by a recipe; a run that was killed goes on where its last epoch ended."""
-    from rayhook.inference.training.train import train
-
     console = Console(stderr=True)
-    state = train(recipe, dataset, output, imagenet_weights, console=console)
-    if state.best is not None:
-        console.print(f"best epoch {state.best.epoch + 1}, development AUC {state.best.dev_auc:.4f}")
+    with refusals():
+        read = read_recipe(find_recipe(recipe))
+        places = Places(
+            datasets=datasets,
+            output=output or RUNS / read.manifest.id,
+            imagenet_weights=imagenet_weights or find_weights(datasets),
+            cache=cache,
+            strategy=strategy,
+            devices=devices,
+            tracking=tracking,
+        )
+        _train(read, places, console)
 
 
 @app.command()
 def package(
-    dataset: DatasetDir,
+    dataset: Annotated[
+        Path, typer.Option("--dataset", exists=True, file_okay=False, help="Folder with labels.csv.")
+    ],
     *,
     run_dir: Annotated[
         Path, typer.Option("--run", exists=True, file_okay=False, help="Folder of a finished run.")
@@ -56,9 +123,11 @@ def package(
     output: Annotated[
         Path, typer.Option("--output", file_okay=False, help="Folder of the package to write.")
     ],
-    cache: CacheDir,
-    recipe: RecipePath = DEFAULT_RECIPE,
-    threads: Threads = 1,
+    cache: Annotated[Path, typer.Option("--cache", file_okay=False, help="Folder for the engine's exports.")],
+    recipe: Annotated[
+        Path, typer.Option("--recipe", exists=True, dir_okay=False, help="Training recipe, TOML.")
+    ] = DEFAULT_RECIPE,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 1,
     foreign: Annotated[
         list[Path] | None, typer.Option(help="Folder of images the model is not meant for.")
     ] = None,
@@ -71,22 +140,31 @@ def package(
     _show(built.manifest.evaluations)
 
 
-@app.command()
-def evaluate(
-    model: Annotated[str, typer.Argument(help="Id of a bundled model.")],
-    dataset: DatasetDir,
-    cache: CacheDir,
-    threads: Threads = 1,
-    split: Annotated[str, typer.Option(help="Value of column split.")] = "val",
-) -> None:
-    """Print a bundled model's figures on labelled images, with confidence intervals over patients."""
-    from rayhook.inference.registry import find_model, load_models
-    from rayhook.inference.training.evaluate import evaluate as measure
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn a recipe or a data set that cannot be used into one line and status 2."""
+    from rayhook.inference.training.dataset import DatasetRefused
 
-    found = find_model(load_models(), model)
-    if found is None:
-        raise typer.BadParameter(f"no bundled model has the id {model}")
-    _show(measure(found, dataset, split, cache_dir=cache, threads=threads))
+    try:
+        yield
+    except (DatasetRefused, FileNotFoundError, TypeError, msgspec.ValidationError) as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def find_weights(datasets: Path) -> Path:
+    """Return the only npz in the data sets' imagenet_resnet50; raises FileNotFoundError otherwise."""
+    found = sorted((datasets / _WEIGHTS).glob("*.npz"))
+    if len(found) != 1:
+        raise FileNotFoundError(f"{datasets / _WEIGHTS} holds {len(found)} npz files, not 1")
+    return found[0]
+
+
+def _train(recipe: Recipe, places: Places, console: Console) -> None:
+    from rayhook.inference.training.train import train
+
+    state = train(recipe, places, console=console)
+    if state.best is not None:
+        console.print(f"best epoch {state.best.epoch + 1}, development score {state.best.dev_auc:.4f}")
 
 
 def _show(evaluations: Iterable[Evaluation]) -> None:

@@ -1,9 +1,11 @@
 """Labelled image folders: rows, patients, splits, and planes in memory."""
 
 import csv
+import hashlib
+import tarfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -11,6 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayhook.inference.preprocess import Float, Preprocessing, to_plane
+from rayhook.inference.training.recipe import Data, SoftTarget
+
+LABELS = "labels.csv"
+UNRATED = -1
+
+_COMPLETE = ".complete"
 
 
 class DatasetRefused(ValueError):
@@ -19,7 +27,13 @@ class DatasetRefused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One row of labels.csv; mask is None for a slice without a lesion."""
+    """One row of labels.csv.
+
+    mask: None for an image without a lesion or without a drawing of it.  label: 0 or 1, or UNRATED for a
+    row that only trains.  slice: position in its series, 0 where unknown.  group: of rows that show the
+    same thing, the path where there is none.  target: what training aims at, 0 to 1.
+    attributes: all columns of the row.
+    """
 
     path: str
     mask: str | None
@@ -28,6 +42,10 @@ class Sample:
     site: str
     slice: int
     split: str
+    group: str = ""
+    spacing_mm: float | None = None
+    target: float = 0.0
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +77,45 @@ class Cohort:
         return np.array([sample.slice for sample in self.samples], np.int64)
 
 
-def read_samples(folder: Path) -> tuple[Sample, ...]:
-    """Return the rows of folder/labels.csv.
+def find_dataset(name: str, datasets: Path, cache: Path) -> Path:
+    """Return the folder of a data set below datasets; NAME.tar beside it is unpacked into cache once.
 
-    Raises DatasetRefused if a patient is in two splits or a label is neither 0 nor 1.
+    Raises DatasetRefused if there is neither.
     """
-    with (folder / "labels.csv").open(newline="", encoding="utf-8") as file:
-        samples = tuple(_sample(row) for row in csv.DictReader(file))
+    folder, archive = datasets / name, datasets / f"{name}.tar"
+    if (folder / LABELS).is_file():
+        return folder
+    if not archive.is_file():
+        raise DatasetRefused(f"rule dataset-exists: neither {name}/{LABELS} nor {name}.tar is in {datasets}")
+    size_and_time = f"{archive.stat().st_size}.{archive.stat().st_mtime_ns}"
+    target = cache / f"{name}-{hashlib.sha256(size_and_time.encode()).hexdigest()[:12]}"
+    if not (target / _COMPLETE).exists():
+        with tarfile.open(archive) as tar:
+            tar.extractall(target, filter="data")
+        (target / _COMPLETE).touch()
+    return target / name
+
+
+def read_samples(
+    folder: Path, data: Data | None = None, *, include_unrated: bool = False
+) -> tuple[Sample, ...]:
+    """Return the rows of folder/labels.csv that carry a label.
+
+    data: how the columns are read; by default `label`, and `site` where there is one.
+    include_unrated: also the rows that train with a soft target alone, with the label UNRATED.
+    Raises DatasetRefused if a patient is in two splits, a column named in data is missing, or a label
+    is neither 0, 1 nor excluded.
+    """
+    with (folder / LABELS).open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        columns = set(reader.fieldnames or ())
+        rows = list(reader)
+    data = data or Data(dataset=folder.name, site="site" if "site" in columns else "")
+    _refuse_missing(columns, data)
+    samples = tuple(_sample(row, data) for row in rows)
     refuse_shared_patients(samples)
-    return samples
+    trains = data.target is not None and data.target.excluded_rows and include_unrated
+    return tuple(sample for sample in samples if sample.label != UNRATED or trains)
 
 
 def refuse_shared_patients(samples: Iterable[Sample]) -> None:
@@ -80,20 +128,44 @@ def refuse_shared_patients(samples: Iterable[Sample]) -> None:
         raise DatasetRefused(f"rule one-patient-one-split: {shared} patients are in more than one split")
 
 
+def refuse_overlap(first: Iterable[Sample], second: Iterable[Sample]) -> None:
+    """Raise DatasetRefused if any patient is on both sides."""
+    shared = len({s.patient_id for s in first} & {s.patient_id for s in second})
+    if shared:
+        raise DatasetRefused(f"rule one-patient-one-split: {shared} patients are on both sides")
+
+
 def split_fit_dev(
     samples: Sequence[Sample], *, dev_share: float, seed: int
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Return the training rows as those to fit and those to develop on, by patient, within each site."""
-    sites: dict[str, set[str]] = defaultdict(set)
-    for sample in samples:
-        sites[sample.site].add(sample.patient_id)
+    """Return the training rows as those to fit and those to develop on, by patient.
+
+    Within each stratum, that is site and whether the patient has a positive row, dev_share of the
+    patients develop. Unrated rows decide nothing and develop nothing, so that the split is the same
+    with and without them; those of a developing patient are left out.
+    """
     random = np.random.default_rng(seed)
     dev: set[str] = set()
-    for _, patients in sorted(sites.items()):
+    for _, patients in sorted(patients_by_stratum(samples).items()):
         count = max(1, round(dev_share * len(patients)))
-        dev.update(str(p) for p in random.permutation(sorted(patients))[:count])
+        dev.update(str(p) for p in random.permutation(patients)[:count])
     fit = tuple(s for s in samples if s.patient_id not in dev)
-    return fit, tuple(s for s in samples if s.patient_id in dev)
+    developing = tuple(s for s in samples if s.patient_id in dev and s.label != UNRATED)
+    refuse_overlap(fit, developing)
+    return fit, developing
+
+
+def patients_by_stratum(samples: Iterable[Sample]) -> dict[tuple[str, bool], list[str]]:
+    """Return the patients with rated rows, sorted, by site and whether any of their rows is positive."""
+    found: dict[str, tuple[str, bool]] = {}
+    for sample in samples:
+        if sample.label != UNRATED:
+            site, positive = found.get(sample.patient_id, (sample.site, False))
+            found[sample.patient_id] = (site, positive or sample.label == 1)
+    strata: dict[tuple[str, bool], list[str]] = defaultdict(list)
+    for patient, stratum in sorted(found.items()):
+        strata[stratum].append(patient)
+    return dict(strata)
 
 
 def load_cohort(samples: Sequence[Sample], folder: Path, preprocessing: Preprocessing) -> Cohort:
@@ -102,26 +174,19 @@ def load_cohort(samples: Sequence[Sample], folder: Path, preprocessing: Preproce
     planes = np.empty((len(samples), side, side), np.float32)
     masks = np.zeros_like(planes)
     for index, sample in enumerate(samples):
-        pixels = read_grey(folder / sample.path).astype(np.float32)
-        planes[index], geometry = to_plane(pixels, pixel_spacing_mm=None, recipe=preprocessing)
-        if sample.mask is not None:
-            lesion = read_grey(folder / sample.mask) > np.iinfo(np.uint8).max // 2
-            masks[index] = geometry.to_input(lesion.astype(np.float32))
+        planes[index], masks[index] = load_sample(sample, folder, preprocessing)
     return Cohort(samples=tuple(samples), planes=planes, masks=masks)
 
 
-def _sample(row: dict[str, str]) -> Sample:
-    if row["label"] not in {"0", "1"}:
-        raise DatasetRefused("rule binary-label: column label must be 0 or 1")
-    return Sample(
-        path=row["path"],
-        mask=row["mask"] or None,
-        label=int(row["label"]),
-        patient_id=row["patient_id"],
-        site=row["site"],
-        slice=int(row["slice"]),
-        split=row["split"],
-    )
+def load_sample(sample: Sample, folder: Path, preprocessing: Preprocessing) -> tuple[Float, Float]:
+    """Return the scaled plane (size, size) of one row and its mask, all 0 where it has none."""
+    pixels = read_grey(folder / sample.path).astype(np.float32)
+    spacing = None if sample.spacing_mm is None else (sample.spacing_mm, sample.spacing_mm)
+    plane, geometry = to_plane(pixels, pixel_spacing_mm=spacing, recipe=preprocessing)
+    if sample.mask is None:
+        return plane, np.zeros_like(plane)
+    lesion = read_grey(folder / sample.mask) > np.iinfo(np.uint8).max // 2
+    return plane, geometry.to_input(lesion.astype(np.float32))
 
 
 def read_grey(path: Path) -> NDArray[np.uint8]:
@@ -130,3 +195,54 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
     if image is None:
         raise DatasetRefused(f"rule readable-image: {path.name} is missing or not an image")
     return image.astype(np.uint8, copy=False)
+
+
+def _refuse_missing(columns: set[str], data: Data) -> None:
+    target = data.target.column if data.target else ""
+    named = {"path", "patient_id", "split", data.label, data.group, data.spacing, data.site, target} - {""}
+    if named - columns:
+        raise DatasetRefused(f"rule named-columns: {LABELS} lacks {', '.join(sorted(named - columns))}")
+
+
+def _sample(row: dict[str, str], data: Data) -> Sample:
+    label = _label(row, data)
+    return Sample(
+        path=row["path"],
+        mask=row.get("mask") or None,
+        label=label,
+        patient_id=row["patient_id"],
+        site=row[data.site] if data.site else "",
+        slice=int(row.get("slice") or 0),
+        split=row["split"],
+        group=row[data.group] if data.group else row["path"],
+        spacing_mm=_spacing(row, data.spacing) if data.spacing else None,
+        target=float(label) if data.target is None else _soft(row, data.target),
+        attributes=row,
+    )
+
+
+def _label(row: dict[str, str], data: Data) -> int:
+    value = row[data.label] if data.label else str(int(bool(row.get("mask"))))
+    if value in data.exclude:
+        return UNRATED
+    if value not in {"0", "1"}:
+        raise DatasetRefused(f"rule binary-label: column {data.label} must be 0, 1 or excluded")
+    return int(value)
+
+
+def _spacing(row: dict[str, str], column: str) -> float:
+    try:
+        spacing = float(row[column])
+    except ValueError:
+        spacing = 0.0
+    if not 0 < spacing < float("inf"):
+        raise DatasetRefused(f"rule positive-spacing: column {column} must be a length in mm")
+    return spacing
+
+
+def _soft(row: dict[str, str], target: SoftTarget) -> float:
+    try:
+        value = float(row[target.column])
+    except ValueError as error:
+        raise DatasetRefused(f"rule numeric-target: column {target.column} must be a number") from error
+    return min(1.0, max(0.0, (value - target.low) / (target.high - target.low)))

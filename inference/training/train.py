@@ -1,8 +1,8 @@
 """Training: fit patients in, the best averaged weights out; a killed run resumes exactly."""
 
-import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors import safe_open
 
 from rayhook.inference.model import (
-    Arrays,
     assign_weights,
     build_resnet50,
     import_imagenet,
@@ -23,118 +22,163 @@ from rayhook.inference.model import (
     weights_of,
 )
 from rayhook.inference.preprocess import normalise
-from rayhook.inference.training.augment import Augmenter
-from rayhook.inference.training.dataset import Cohort, load_cohort, read_samples, split_fit_dev
-from rayhook.inference.training.metrics import auc
-from rayhook.inference.training.recipe import Recipe, read_recipe
+from rayhook.inference.training.checkpoint import (
+    BEST,
+    HISTORY,
+    STATE,
+    Epoch,
+    RunState,
+    Variables,
+    restore_state,
+    save_state,
+)
+from rayhook.inference.training.dataset import Sample, find_dataset, read_samples, split_fit_dev
+from rayhook.inference.training.distribute import (
+    be_deterministic,
+    choose_precision,
+    is_chief,
+    make_strategy,
+)
+from rayhook.inference.training.objective import (
+    Objective,
+    balance,
+    cell_targets,
+    score_cells,
+    score_images,
+)
+from rayhook.inference.training.places import Places
+from rayhook.inference.training.recipe import MaskHead, Precision, Recipe
+from rayhook.inference.training.shards import Shards, cached_shards
+from rayhook.inference.training.stream import Batch, Stream, row_weights
+from rayhook.inference.training.tracking import Tracker
 
-STATE = "state.safetensors"
-BEST = "best.safetensors"
-HISTORY = "history.json"
+__all__ = ["BEST", "HISTORY", "STATE", "Epoch", "RunState", "Trainer", "load_best", "train"]
 
 
 @dataclass(frozen=True, slots=True)
-class Epoch:
-    """What one pass over the fit patients gave; dev_* are of the averaged weights."""
+class Material:
+    """Labelled rows and their preprocessed planes: record k of the shards is row k."""
 
-    epoch: int
-    loss: float
-    dev_loss: float
-    dev_auc: float
+    samples: tuple[Sample, ...]
+    shards: Shards
 
-
-@dataclass(frozen=True, slots=True)
-class RunState:
-    """How far a run has come; history is one entry an epoch."""
-
-    recipe_sha256: str
-    history: tuple[Epoch, ...] = field(default=())
-
-    @property
-    def best(self) -> Epoch | None:
-        """Return the epoch with the highest development AUC, the earlier of equals."""
-        return max(self.history, key=lambda e: (e.dev_auc, -e.epoch), default=None)
-
-    def is_over(self, *, epochs: int, patience: int) -> bool:
-        """Return whether all epochs are done or the best one is too long ago."""
-        done = len(self.history)
-        return done >= epochs or (self.best is not None and done - 1 - self.best.epoch >= patience)
+    def rows(self, chosen: Sequence[Sample]) -> NDArray[np.int64]:
+        """Return the records of some of the samples."""
+        places = {sample.path: index for index, sample in enumerate(self.samples)}
+        return np.array([places[sample.path] for sample in chosen], np.int64)
 
 
-def train(
-    recipe_path: Path,
-    dataset_dir: Path,
-    output_dir: Path,
-    imagenet_weights: Path,
-    *,
-    console: Console | None = None,
-) -> RunState:
-    """Train by a recipe on the folder's training patients and return the run's history.
+def train(recipe: Recipe, places: Places, *, console: Console | None = None) -> RunState:
+    """Train by a recipe on the training patients of its data set and return the run's history.
 
     Writes state.safetensors (resume), best.safetensors (float32 weights) and history.json after each
-    epoch; called again on the same output_dir it goes on where it was.
-    Raises DatasetRefused on a patient in two splits, ValueError if output_dir is of another recipe.
+    epoch; called again with the same output it goes on where it was.
+    Raises DatasetRefused on a patient in two splits, ValueError if the output is of another recipe.
     """
-    recipe = read_recipe(recipe_path)
-    rows = [s for s in read_samples(dataset_dir) if s.split == "train"]
-    fit, dev = split_fit_dev(rows, dev_share=recipe.selection.dev_share, seed=recipe.seed)
-    trainer = Trainer(
-        recipe,
-        load_cohort(fit, dataset_dir, recipe.preprocessing),
-        load_cohort(dev, dataset_dir, recipe.preprocessing),
-    )
-    import_imagenet(trainer.model, imagenet_weights)
-    import_imagenet(trainer.averaged, imagenet_weights)
-    return trainer.run(output_dir, console=console or Console(stderr=True))
+    console = console or Console(stderr=True)
+    be_deterministic(recipe.seed)
+    strategy = make_strategy(places.strategy, devices=places.devices)
+    material = prepare(recipe, places, console=console)
+    training = [sample for sample in material.samples if sample.split == "train"]
+    fit, dev = split_fit_dev(training, dev_share=recipe.selection.dev_share, seed=recipe.seed)
+    trainer = Trainer(recipe, material, fit, dev, strategy=strategy)
+    import_imagenet(trainer.model, places.imagenet_weights)
+    tracker = Tracker(recipe, places.output, places.tracking, console=console) if is_chief(strategy) else None
+    return trainer.run(places.output, console=console, tracker=tracker)
+
+
+def prepare(recipe: Recipe, places: Places, *, console: Console) -> Material:
+    """Return the rows of the recipe's data set with their planes, preprocessed if the cache lacks them."""
+    folder = find_dataset(recipe.data.dataset, places.datasets, places.cache)
+    samples = read_samples(folder, recipe.data, include_unrated=True)
+    with _progress(console) as progress:
+        task = progress.add_task(f"preprocessing {folder.name}", total=len(samples))
+        shards = cached_shards(
+            samples, folder, recipe.preprocessing, places.cache, advance=lambda: progress.advance(task)
+        )
+    return Material(samples, shards)
+
+
+class SummedAdamW(keras.optimizers.AdamW):  # type: ignore[misc]  # keras ships no types
+    """AdamW for gradients that are summed over replicas already: clipping by norm needs the sum."""
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
+        return grads_and_vars
 
 
 class Trainer:
-    """The network, its moving average, the optimiser and the random state of one run."""
+    """The network, its moving average, the optimiser and the stream of one run."""
 
-    def __init__(self, recipe: Recipe, fit: Cohort, dev: Cohort) -> None:
-        keras.utils.set_random_seed(recipe.seed)
-        self.recipe, self.fit, self.dev = recipe, fit, dev
-        size, stride = recipe.preprocessing.input_size, recipe.output_stride
-        self.model = build_resnet50(size, recipe.labels, output_stride=stride)
-        self.averaged = build_resnet50(size, recipe.labels, output_stride=stride)
-        self.averaged.set_weights(self.model.get_weights())
-        self._cells = keras.layers.Conv2D(1, 1, name="mask_head")
-        self._cells.build(self.model.output["feature_map"].shape)
-        self._augment = Augmenter(recipe.augmentation, seed=recipe.seed)
-        self._trainable = [*self.model.trainable_variables, *self._cells.trainable_variables]
-        self._optimizer = self._build_optimizer()
-        positive = float(np.clip(fit.labels.mean(), 0.01, 0.99))
-        self._class_weights = (0.5 / (1 - positive), 0.5 / positive)
+    def __init__(
+        self,
+        recipe: Recipe,
+        material: Material,
+        fit: Sequence[Sample],
+        dev: Sequence[Sample],
+        *,
+        strategy: tf.distribute.Strategy,
+    ) -> None:
+        self.recipe, self.material, self.dev = recipe, material, tuple(dev)
+        self.precision = choose_precision(recipe.precision)
+        self._strategy = strategy
+        targets = np.array([sample.target for sample in fit], np.float32)
+        weights = row_weights(fit, recipe.data.weight)
+        self.stream = Stream(
+            material.shards, material.rows(fit), targets=targets, weights=weights, recipe=recipe
+        )
+        self._objective = Objective(recipe.optimisation, balance(targets, weights))
+        keras.utils.set_random_seed(recipe.seed % 2**32)
+        with strategy.scope():
+            self.model = _build(recipe, self.precision)
+            self._cells = keras.layers.Dense(1, name="mask_head", dtype="float32")
+            self._cells.build(self.model.output["feature_map"].shape)
+            self._trained = _trained(self.model, recipe.optimisation.frozen_stages)
+            if recipe.optimisation.mask_loss > 0 and recipe.optimisation.mask_head is MaskHead.OWN:
+                self._trained += self._cells.trainable_variables
+            self._optimizer = self._build_optimizer()
+            self._means = [tf.Variable(v.numpy(), trainable=False) for v in self.model.variables]
+        self.averaged = _build(recipe, Precision.FLOAT32)
         self._step = tf.function(self._step_eagerly)
-        self._infer = tf.function(lambda images: self.averaged(images, training=False)["logits"])
+        self._infer = tf.function(lambda images: self.averaged(images, training=False))
 
-    def run(self, output_dir: Path, *, console: Console) -> RunState:
+    def run(self, output_dir: Path, *, console: Console, tracker: Tracker | None = None) -> RunState:
         """Run the epochs that are left and return the history."""
-        state = self._resume(output_dir)
+        for mean, variable in zip(self._means, self.model.variables, strict=True):
+            mean.assign(variable.numpy())
+        fresh = RunState(self.recipe.sha256, data=self.material.shards.folder.name)
+        state = restore_state(output_dir, fresh, self._variables())
         options = self.recipe.optimisation
+        if tracker is not None:
+            tracker.start(state, precision=self.precision, replicas=self._strategy.num_replicas_in_sync)
         while not state.is_over(epochs=options.epochs, patience=options.patience):
+            started = time.monotonic()
             epoch = len(state.history)
             loss = self._fit_epoch(epoch, console)
-            dev_loss, dev_auc = self._measure()
+            self._average()
+            logits, dev_loss, dev_auc = self._measure()
             state = replace(state, history=(*state.history, Epoch(epoch, loss, dev_loss, dev_auc)))
-            self._keep(output_dir, state)
-            console.log(f"epoch {epoch + 1}: loss {loss:.4f}, dev loss {dev_loss:.4f}, dev AUC {dev_auc:.4f}")
+            if is_chief(self._strategy):
+                self._keep(output_dir, state)
+            if tracker is not None:
+                tracker.log(state, labels=[s.label for s in self.dev], logits=logits)
+            self._tell(state, time.monotonic() - started, console)
+        if tracker is not None:
+            tracker.finish(state)
         return state
 
-    def predict_logits(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the averaged network's logits (n, labels) for planes (n, size, size)."""
-        batch = self.recipe.optimisation.batch
-        parts = [
-            self._infer(
-                tf.constant(normalise(planes[i : i + batch], recipe=self.recipe.preprocessing))
-            ).numpy()
-            for i in range(0, len(planes), batch)
-        ]
-        return np.concatenate(parts)
+    def predict(self, samples: Sequence[Sample]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the averaged network's logits (n,) and map (n, h, w) of the first label."""
+        rows, batch = self.material.rows(samples), self.recipe.optimisation.batch
+        logits, cams = [], []
+        for start in range(0, rows.size, batch):
+            planes, _ = self.material.shards.read(rows[start : start + batch])
+            output = self._infer(tf.constant(normalise(planes, recipe=self.recipe.preprocessing)))
+            logits.append(output["logits"].numpy()[:, 0])
+            cams.append(output["cam"].numpy()[..., 0])
+        return np.concatenate(logits).astype(np.float64), np.concatenate(cams).astype(np.float64)
 
     def _build_optimizer(self) -> Any:
-        options = self.recipe.optimisation
-        steps = self._steps_per_epoch()
+        options, steps = self.recipe.optimisation, self.stream.steps
         warmup = max(1, round(options.warmup_epochs * steps))
         schedule = keras.optimizers.schedules.CosineDecay(
             options.learning_rate / 100,
@@ -143,116 +187,174 @@ class Trainer:
             warmup_target=options.learning_rate,
             warmup_steps=warmup,
         )
-        optimizer = keras.optimizers.AdamW(
+        optimizer: Any = SummedAdamW(
             schedule, weight_decay=options.weight_decay, global_clipnorm=options.clip_norm
         )
         optimizer.exclude_from_weight_decay(var_names=["bias"])
-        optimizer.build(self._trainable)
+        if self.precision is Precision.MIXED_FLOAT16:
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        optimizer.build(self._trained)
         return optimizer
-
-    def _steps_per_epoch(self) -> int:
-        return -(-len(self.fit.samples) // self.recipe.optimisation.batch)
-
-    def _batches(self, epoch: int) -> Iterator[Any]:
-        """Yield planes, masks (n, size, size, 1) and labels (n, 1) in the epoch's own order."""
-        order = np.random.default_rng([self.recipe.seed, epoch]).permutation(len(self.fit.samples))
-        planes, masks = tf.constant(self.fit.planes), tf.constant(self.fit.masks)
-        labels = tf.constant(self.fit.labels, tf.float32)
-        rows = tf.data.Dataset.from_tensor_slices(order).batch(self.recipe.optimisation.batch)
-        batches = rows.map(
-            lambda i: (
-                tf.gather(planes, i)[..., tf.newaxis],
-                tf.gather(masks, i)[..., tf.newaxis],
-                tf.gather(labels, i)[:, tf.newaxis],
-            )
-        )
-        yield from batches.prefetch(2)
 
     def _fit_epoch(self, epoch: int, console: Console) -> float:
         """Return the mean loss of one pass over the fit patients."""
-        losses = []
-        columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn())
-        with Progress(
-            *columns, TimeRemainingColumn(), TextColumn("loss {task.fields[loss]:.4f}"), console=console
-        ) as progress:
-            task = progress.add_task("fit", total=self._steps_per_epoch(), epoch=epoch + 1, loss=float("nan"))
-            for planes, masks, labels in self._batches(epoch):
-                losses.append(float(self._step(planes, masks, labels)))
-                progress.update(task, advance=1, loss=float(np.mean(losses[-20:])))
+        losses: list[float] = []
+        replicas = self._strategy.num_replicas_in_sync
+
+        def own(context: Any) -> tf.data.Dataset:
+            count = replicas // context.num_input_pipelines
+            first = context.input_pipeline_id * count
+            return self.stream.dataset(epoch, replicas=replicas, chosen=range(first, first + count))
+
+        with _progress(console) as progress:
+            task = progress.add_task(f"epoch {epoch + 1}", total=self.stream.steps)
+            for batch in self._strategy.distribute_datasets_from_function(own):
+                losses.append(float(self._step(batch)))
+                recent = f"epoch {epoch + 1}, loss {np.mean(losses[-20:]):.4f}"
+                progress.update(task, advance=1, description=recent)
         return float(np.mean(losses))
 
-    def _step_eagerly(self, planes: Any, masks: Any, labels: Any) -> Any:
+    def _step_eagerly(self, batch: Batch) -> Any:
         """Change the weights and their average by one batch and return its loss."""
-        planes, masks = self._augment(planes, masks)
-        preprocessing = self.recipe.preprocessing
-        images = (planes - tf.constant(preprocessing.mean)) / tf.constant(preprocessing.std)
-        with tf.GradientTape() as tape:
-            loss = self._loss(self.model(images, training=True), masks, labels)
-        self._optimizer.apply(tape.gradient(loss, self._trainable), self._trainable)
+        losses = self._strategy.run(self._replica_step, args=(batch,))
         momentum = self.recipe.optimisation.averaging
-        for mean, variable in zip(self.averaged.variables, self.model.variables, strict=True):
-            mean.assign(momentum * mean + (1 - momentum) * variable)
+        for mean, variable in zip(self._means, self.model.variables, strict=True):
+            self._strategy.extended.update(
+                mean, lambda m, v: m.assign(momentum * m + (1 - momentum) * v), args=(variable.value,)
+            )
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+
+    def _replica_step(self, batch: Batch) -> Any:
+        preprocessing = self.recipe.preprocessing
+        images = (batch.planes[..., tf.newaxis] - tf.constant(preprocessing.mean)) / tf.constant(
+            preprocessing.std
+        )
+        with tf.GradientTape() as tape:
+            loss = self._loss(images, batch)
+            scaled = self._optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, self._trained)
+        if self._strategy.num_replicas_in_sync > 1:
+            context = tf.distribute.get_replica_context()
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        self._optimizer.apply(gradients, self._trained)
         return loss
 
-    def _loss(self, output: dict[str, Any], masks: Any, labels: Any) -> Any:
-        """Return class-weighted cross-entropy of the slices plus that of the map's cells."""
-        negative, positive = self._class_weights
-        slices = tf.nn.sigmoid_cross_entropy_with_logits(labels, output["logits"])
-        loss = tf.reduce_mean(slices * tf.where(labels > 0, positive, negative))
-        if self.recipe.optimisation.mask_loss == 0:
-            return loss
-        cells = self._cells(output["feature_map"])
-        share = tf.image.resize(masks, cells.shape[1:3], method="area")
-        target = tf.minimum(share * 4.0, 1.0)
-        dense = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(target, cells))
-        return loss + self.recipe.optimisation.mask_loss * dense
+    def _loss(self, images: Any, batch: Batch) -> Any:
+        """Return the loss from the feature map on in float32, whatever came before it was in."""
+        feature_map = tf.cast(self.model(images, training=True)["feature_map"], tf.float32)
+        head = self.model.get_layer("head")
+        logits = tf.reduce_mean(feature_map, axis=(1, 2)) @ head.kernel + head.bias
+        if self.recipe.optimisation.mask_head is MaskHead.LABEL:
+            cells = (feature_map @ head.kernel + head.bias)[..., :1]
+        else:
+            cells = self._cells(feature_map)
+        return self._objective(logits, cells, batch)
 
-    def _measure(self) -> tuple[float, float]:
-        """Return cross-entropy and AUC of the averaged weights on the development patients."""
-        logits = self.predict_logits(self.dev.planes)[:, 0].astype(np.float64)
-        labels = self.dev.labels
-        return float(np.mean(np.logaddexp(0.0, logits) - labels * logits)), auc(labels, logits)
+    def _average(self) -> None:
+        for mean, variable in zip(self._means, self.averaged.variables, strict=True):
+            variable.assign(mean.numpy())
+
+    def _measure(self) -> tuple[NDArray[np.float64], float, float]:
+        """Return logits, loss and score of the averaged weights on the development patients.
+
+        Every worker scores; the chief's figures count, lest one stops and the others wait for it.
+        """
+        logits, cams = self.predict(self.dev)
+        labels = np.array([sample.label for sample in self.dev], np.int64)
+        if self.recipe.optimisation.mask_head is MaskHead.LABEL:
+            loss, score = score_cells(self._dev_cells(cams.shape[1]), cams)
+        else:
+            loss, score = score_images(labels, logits)
+        loss, score = _from_chief(self._strategy, (loss, score))
+        return logits, loss, score
+
+    def _dev_cells(self, side: int) -> NDArray[np.float64]:
+        rows, batch = self.material.rows(self.dev), self.recipe.optimisation.batch
+        parts = [
+            cell_targets(self.material.shards.read(rows[start : start + batch])[1], side).numpy()
+            for start in range(0, rows.size, batch)
+        ]
+        return np.concatenate(parts).astype(np.float64)
 
     def _keep(self, output_dir: Path, state: RunState) -> None:
         """Write the best weights if they are new, then the whole state in one atomic file."""
         if state.best is state.history[-1]:
             save_weights(output_dir / BEST, weights_of(self.averaged))
-        document = json.dumps(asdict(state))
-        save_weights(output_dir / STATE, self._arrays(), metadata={"run": document})
-        (output_dir / HISTORY).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
+        save_state(output_dir, state, self._variables())
 
-    def _arrays(self) -> Arrays:
-        return {name: np.asarray(variable.numpy()) for name, variable in self._state_variables()}
-
-    def _state_variables(self) -> Iterator[tuple[str, Any]]:
-        groups = {
+    def _variables(self) -> Variables:
+        return {
             "model": self.model.variables,
-            "averaged": self.averaged.variables,
+            "averaged": self._means,
             "cells": self._cells.variables,
             "optimizer": self._optimizer.variables,
-            "augment": self._augment.variables,
         }
-        for group, variables in groups.items():
-            for index, variable in enumerate(variables):
-                yield f"{group}.{index}", variable
 
-    def _resume(self, output_dir: Path) -> RunState:
-        """Return the state kept in output_dir, with all variables set from it, or that of a new run."""
-        path = output_dir / STATE
-        if not path.exists():
-            return RunState(recipe_sha256=self.recipe.sha256)
-        with safe_open(path, framework="numpy") as file:
-            document = json.loads(file.metadata()["run"])
-            if document["recipe_sha256"] != self.recipe.sha256:
-                raise ValueError("output_dir holds a run of another recipe")
-            for name, variable in self._state_variables():
-                variable.assign(file.get_tensor(name))
-        return RunState(document["recipe_sha256"], tuple(Epoch(**entry) for entry in document["history"]))
+    def _tell(self, state: RunState, seconds: float, console: Console) -> None:
+        last, options = state.history[-1], self.recipe.optimisation
+        left = (options.epochs - len(state.history)) * seconds / 60
+        console.log(
+            f"epoch {last.epoch + 1} of {options.epochs}: loss {last.loss:.4f}, dev loss {last.dev_loss:.4f}, "
+            f"dev {self.score_name} {last.dev_auc:.4f}; {seconds:.0f} s, at most {left:.0f} min left"
+        )
+
+    @property
+    def score_name(self) -> str:
+        """Return what the development score is."""
+        own = self.recipe.optimisation.mask_head is MaskHead.OWN
+        return "AUC" if own else "average precision of cells"
 
 
 def load_best(recipe: Recipe, output_dir: Path) -> Any:
     """Return the Keras model with the best float32 weights of a run."""
-    model = build_resnet50(recipe.preprocessing.input_size, recipe.labels, output_stride=recipe.output_stride)
+    model = _build(recipe, Precision.FLOAT32)
     with safe_open(output_dir / BEST, framework="numpy") as file:
         assign_weights(model, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     return model
+
+
+def _build(recipe: Recipe, precision: Precision) -> Any:
+    """Return the recipe's network, its layers computing in that precision."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(str(precision))
+    try:
+        return build_resnet50(
+            recipe.preprocessing.input_size,
+            recipe.labels,
+            output_stride=recipe.output_stride,
+            stages=recipe.stages,
+        )
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _trained(model: Any, frozen_stages: int) -> list[Any]:
+    """Return the variables that train: all, or all after the stem and so many stages."""
+    frozen = ("conv1", *(f"layer{stage}." for stage in range(1, frozen_stages + 1)))
+    kept = [layer for layer in model.layers if not (frozen_stages and layer.name.startswith(frozen))]
+    return [variable for layer in kept for variable in layer.trainable_variables]
+
+
+def _from_chief(strategy: tf.distribute.Strategy, values: tuple[float, float]) -> tuple[float, float]:
+    """Return the chief's values on every worker."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or len(resolver.cluster_spec().as_dict().get("worker", ())) < 2:  # noqa: PLR2004
+        return values
+    own = tf.constant(values if is_chief(strategy) else (0.0, 0.0), tf.float64)
+    replicas = strategy.num_replicas_in_sync // strategy.extended._num_workers  # noqa: SLF001
+    summed = strategy.run(
+        lambda: tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, own / replicas)
+    )
+    first, second = strategy.experimental_local_results(summed)[0].numpy()
+    return float(first), float(second)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )

@@ -1,11 +1,23 @@
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from rayhook.inference.training.places import Places
+from rayhook.inference.training.recipe import RECIPES, Recipe, read_recipe
+
 _SLICES = 4
+TINY = {
+    'dataset = "mri_lgg"': 'dataset = "labelled"',
+    "input_size = 128": "input_size = 32",
+    "epochs = 12": "epochs = 2",
+    "batch = 32": "batch = 8",
+    "dev_share = 0.2": "dev_share = 0.5",
+    "in_distribution = 0.99": "in_distribution = 0.9",
+}
 
 
 def _slice(random: np.random.Generator, *, lesion: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -21,8 +33,8 @@ def _slice(random: np.random.Generator, *, lesion: bool) -> tuple[np.ndarray, np
 @pytest.fixture(scope="session")
 def labelled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small labelled folder: 8 training and 2 held-out patients of two sites, 4 slices each."""
-    folder = tmp_path_factory.mktemp("labelled")
-    (folder / "images").mkdir()
+    folder = tmp_path_factory.mktemp("datasets") / "labelled"
+    (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
     random = np.random.default_rng(0)
     rows = []
@@ -49,3 +61,50 @@ def labelled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return folder
+
+
+@pytest.fixture(scope="session")
+def recipe_path(tmp_path_factory) -> Path:
+    """A recipe for the labelled folder that takes seconds."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    text = (RECIPES / "mri_flair_tumour.toml").read_text()
+    for before, after in TINY.items():
+        assert before in text
+        text = text.replace(before, after)
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="session")
+def recipe(recipe_path) -> Recipe:
+    return read_recipe(recipe_path)
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory) -> Path:
+    """Weights to start from, as the ImageNet file has them."""
+    import keras
+
+    from rayhook.inference.model import build_resnet50, weights_of
+
+    keras.utils.set_random_seed(0)
+    path = tmp_path_factory.mktemp("start") / "start.npz"
+    np.savez(path, **{k: v for k, v in weights_of(build_resnet50(32, 1)).items() if k[:4] != "head"})
+    return path
+
+
+@pytest.fixture(scope="session")
+def places(labelled_folder, start, tmp_path_factory) -> Callable[[Path], Places]:
+    """Where a run with this output finds and leaves things."""
+    cache = tmp_path_factory.mktemp("cache")
+
+    def at(output: Path) -> Places:
+        return Places(
+            datasets=labelled_folder.parent,
+            output=output,
+            imagenet_weights=start,
+            cache=cache,
+            tracking=f"sqlite:///{output.parent / 'mlflow.db'}",
+        )
+
+    return at

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rayhook.inference.preprocess import Preprocessing
+from rayhook.inference.preprocess import BrainSlice
 from rayhook.inference.training.dataset import (
     DatasetRefused,
     load_cohort,
@@ -56,7 +56,7 @@ def test_the_split_is_that_of_its_seed(labelled_folder):
 
 def test_masks_follow_the_geometry_of_the_planes(labelled_folder):
     samples = read_samples(labelled_folder)
-    cohort = load_cohort(samples, labelled_folder, Preprocessing(input_size=32))
+    cohort = load_cohort(samples, labelled_folder, BrainSlice(input_size=32))
     assert cohort.planes.shape == cohort.masks.shape == (40, 32, 32)
     lesion = cohort.labels == 1
     inside = np.array(
@@ -69,4 +69,4 @@ def test_masks_follow_the_geometry_of_the_planes(labelled_folder):
 def test_a_missing_image_is_refused(labelled_folder):
     sample = replace(read_samples(labelled_folder)[0], path="images/none.png")
     with pytest.raises(DatasetRefused, match="readable-image"):
-        load_cohort([sample], labelled_folder, Preprocessing(input_size=32))
+        load_cohort([sample], labelled_folder, BrainSlice(input_size=32))
