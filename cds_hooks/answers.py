@@ -16,6 +16,7 @@ class Topic(StrEnum):
     IN_PROGRESS = "in-progress"
     INCOMPLETE = "incomplete"
     NO_FINDING = "no-finding"
+    NOTHING_TO_RATE = "nothing-to-rate"
     OUT_OF_SCOPE = "out-of-scope"
     REFUSED = "refused"
     UNREACHABLE = "unreachable"
@@ -33,6 +34,8 @@ class StudyAnswer:
 
 
 def topic_of(result: StudyResult) -> Topic:
+    if result.found_nothing_to_rate:
+        return Topic.NOTHING_TO_RATE
     if result.status is AnalysisStatus.ANALYSED:
         return Topic.FINDING if any(finding.positive for finding in result.findings) else Topic.NO_FINDING
     return _TOPICS[result.status]

@@ -42,7 +42,7 @@ from rayhook.fhir.client import FHIRClient
 from rayhook.fhir.errors import InvalidRequest
 from rayhook.fhir.r4 import ImagingStudySummary
 
-_FINISHED = frozenset({Topic.FINDING, Topic.NO_FINDING})
+_FINISHED = frozenset({Topic.FINDING, Topic.NO_FINDING, Topic.NOTHING_TO_RATE})
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,15 @@ from rayhook.cds_hooks.markdown import escape
 from rayhook.cds_hooks.models import Card, Coding, Link, Source
 from rayhook.fhir.r4 import ImagingStudySummary
 from rayhook.inference.registry import Manifest, ModelStatus
-from rayhook.inference.statement import INVESTIGATIONAL, limits, probability_text
+from rayhook.inference.statement import (
+    INVESTIGATIONAL,
+    NOTHING_TO_RATE,
+    cautions,
+    is_experimental,
+    limits,
+    marked,
+    probability_text,
+)
 from rayhook.inference.study import Finding, ModelIdentity, StudyResult
 
 TOPIC_SYSTEM = "urn:rayhook:card-topic"
@@ -48,7 +56,9 @@ _EXPLANATIONS = {
         "No finding reached its threshold. This does not exclude disease, and the model looks for nothing but the "
         "findings below."
     ),
+    Topic.NOTHING_TO_RATE: NOTHING_TO_RATE,
 }
+_ANSWERED = frozenset({Topic.FINDING, Topic.NO_FINDING, Topic.NOTHING_TO_RATE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,18 +80,23 @@ class CardWriter:
 
     def _summary(self, answer: StudyAnswer) -> str:
         study = _named(answer.study)
-        if answer.result is None or answer.topic not in {Topic.FINDING, Topic.NO_FINDING}:
+        if answer.result is None or answer.topic not in _ANSWERED:
             return _SUMMARIES[answer.topic].format(study=study, Study=study[0].upper() + study[1:])
+        speaker = "Experimental AI" if is_experimental(answer.result.model) else "Investigational AI"
         if answer.topic is Topic.NO_FINDING:
-            return f"Investigational AI: no finding above threshold on {study}; this does not exclude disease"
+            return f"{speaker}: no finding above threshold on {study}; this does not exclude disease"
+        if answer.topic is Topic.NOTHING_TO_RATE:
+            return f"{speaker}: nothing was found to rate on {study}; this does not exclude disease"
         first = _by_probability(answer.result.findings)[0]
         ending = f", probability {probability_text(first.probability)}, on {study}"
-        return _fitted("Investigational AI: possible ", _in_sentence(first.display), ending)
+        return _fitted(f"{speaker}: possible ", _in_sentence(first.display), ending)
 
     def _indicator(self, answer: StudyAnswer) -> str:
-        """Only a validated model may ask for more attention than `info`."""
-        manifest = None if answer.result is None else self._manifest(answer.result.model)
-        validated = manifest is not None and manifest.status is ModelStatus.VALIDATED
+        """Only a model that was validated when it answered, and still is, may ask for more than `info`."""
+        model = None if answer.result is None else answer.result.model
+        manifest = self._manifest(model)
+        still = manifest is not None and manifest.status is ModelStatus.VALIDATED
+        validated = still and not is_experimental(model)
         return "warning" if validated and answer.topic is Topic.FINDING else "info"
 
     def _manifest(self, model: ModelIdentity | None) -> Manifest | None:
@@ -98,7 +113,8 @@ class CardWriter:
         yield "\n".join(f"- {fact}" for fact in self._facts(answer))
         if known := " ".join(map(escape, self._limits(answer.result))):
             yield f"Limits: {known}"
-        yield f"**{INVESTIGATIONAL}**"
+        model = None if answer.result is None else answer.result.model
+        yield from (f"**{caution}**" for caution in cautions(model))
 
     def _facts(self, answer: StudyAnswer) -> Iterator[str]:
         yield from _study_facts(answer.study)
@@ -108,14 +124,15 @@ class CardWriter:
             yield from self._result_facts(answer.result)
 
     def _result_facts(self, result: StudyResult) -> Iterator[str]:
-        if result.reason is not None:
+        if result.reason is not None and not result.found_nothing_to_rate:
             yield f"Reason: {escape(result.reason)}"
         yield f"Analysed: {result.analysed_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
         if result.model is not None:
-            yield (
+            model = (
                 f"Model: {escape(result.model.id)}, version {escape(result.model.version)}, "
                 f"weights SHA-256 {result.model.weights_sha256[:12]}"
             )
+            yield marked(model, result.model)
         manifest = self._manifest(result.model)
         if manifest is not None:
             yield f"Intended use: {escape(manifest.intended_use)}"

@@ -56,4 +56,3 @@ class CDSDependencies:
     pool: ThreadPoolExecutor = field(default_factory=_pool)
     results: ResultCache = field(default_factory=ResultCache)
     in_hand: CallsInHand = field(default_factory=CallsInHand)
-

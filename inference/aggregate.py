@@ -7,6 +7,7 @@ from statistics import median
 from rayhook.inference.study import InstanceAttributes
 
 MAX_OF_MEDIAN3 = "max_of_median3"
+MEAN_OF_CENTRAL = "mean_logit_of_4_slices"
 MAX_UNUSABLE_SHARE = 0.2
 
 _WINDOW = 3

@@ -11,8 +11,6 @@ from rayhook.inference.reading import Reading
 from rayhook.inference.registry import Label
 from rayhook.inference.study import InstanceAttributes
 
-MEAN_OF_CENTRAL = "mean_logit_of_4_slices"
-
 SLICES_RATED = 4
 
 _APART_MM = 8.0

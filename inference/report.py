@@ -13,7 +13,8 @@ from rayhook.fhir.r4 import validate
 from rayhook.inference.registry import Manifest
 from rayhook.inference.report_device import build_device, build_provenance
 from rayhook.inference.report_observation import Resource, Subject, build_observations
-from rayhook.inference.report_text import conclusion, narrative, report_page
+from rayhook.inference.report_text import conclusion, narrative, report_page, report_title
+from rayhook.inference.statement import is_experimental
 from rayhook.inference.study import StudyReference, StudyResult
 
 WRITTEN_TYPES = ("Device", "DiagnosticReport", "Observation", "Provenance")
@@ -78,29 +79,31 @@ def _report(
     status = DiagnosticReportStatus.PRELIMINARY if answered else DiagnosticReportStatus.CANCELLED
     text = conclusion(subject.result, manifest)
     positive = list(_conclusion_codes(subject.result))
+    title = report_title(subject.result.model)
     return {
         "resourceType": "DiagnosticReport",
         **subject.elements(subject.key("report")),
         "text": narrative(*text.splitlines()),
         "status": status.value,
         "category": [codes.RADIOLOGY_SECTION.concept(), codes.RADIOLOGY.concept()],
-        "code": codes.DIAGNOSTIC_IMAGING_STUDY.concept("AI analysis of imaging"),
+        "code": codes.DIAGNOSTIC_IMAGING_STUDY.concept(title),
         "performer": [{"type": "Organization", "display": organization}],
         "result": [{"reference": f"Observation/{one['id']}"} for one in observations],
         "imagingStudy": [{"reference": f"ImagingStudy/{subject.reference.imaging_study_id}"}],
         "conclusion": text,
         **({"conclusionCode": positive} if positive else {}),
-        "presentedForm": [_attachment(report_page(subject.result, manifest), subject.issued)],
+        "presentedForm": [_attachment(report_page(subject.result, manifest), title, subject.issued)],
     }
 
 
 def _conclusion_codes(result: StudyResult) -> Iterator[Resource]:
+    kind = "experimental AI" if is_experimental(result.model) else "AI"
     for finding in result.findings:
         if finding.positive:
-            yield Coding(finding.system, finding.code, finding.display).concept("possible, found by AI")
+            yield Coding(finding.system, finding.code, finding.display).concept(f"possible, found by {kind}")
 
 
-def _attachment(page: bytes, created: str) -> Resource:
+def _attachment(page: bytes, title: str, created: str) -> Resource:
     """Return the page as an Attachment; its hash is SHA-1 because R4 says so, not for security.
 
     Spec: FHIR R4 datatypes.html#Attachment
@@ -112,7 +115,7 @@ def _attachment(page: bytes, created: str) -> Resource:
         "data": base64.b64encode(page).decode("ascii"),
         "size": len(page),
         "hash": base64.b64encode(digest).decode("ascii"),
-        "title": "AI analysis of imaging",
+        "title": title,
         "creation": created,
     }
 

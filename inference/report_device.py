@@ -11,7 +11,7 @@ from rayhook.inference.registry import Manifest
 from rayhook.inference.report_key import model_key
 from rayhook.inference.report_observation import Subject, tag_of
 from rayhook.inference.report_text import narrative
-from rayhook.inference.statement import INVESTIGATIONAL
+from rayhook.inference.statement import cautions, is_experimental, marked
 from rayhook.inference.study import AnalysisStatus, ModelIdentity
 
 Resource = dict[str, Any]
@@ -26,12 +26,13 @@ def build_device(model: ModelIdentity, manifest: Manifest | None, *, organizatio
     Spec: HL7 AI Transparency 1.0.0-ballot, AI-Device
     """
     key = model_key(model)
-    title = manifest.title if manifest else model.id
+    title = marked(manifest.title if manifest else model.id, model)
+    safety = ["Investigational", *(["Experimental"] if is_experimental(model) else [])]
     return {
         "resourceType": "Device",
         "id": key.id,
         "meta": {"profile": [f"{_PROFILES}/AI-Device"], "tag": [tag_of(key)]},
-        "text": narrative(f"{title}, version {model.version}", INVESTIGATIONAL),
+        "text": narrative(f"{title}, version {model.version}", *cautions(model)),
         "extension": [
             {
                 "url": codes.AI_KIND_EXTENSION,
@@ -46,8 +47,8 @@ def build_device(model: ModelIdentity, manifest: Manifest | None, *, organizatio
         "type": _fixed(codes.ARTIFICIAL_INTELLIGENCE),
         "version": list(_versions(model)),
         "owner": {"type": "Organization", "display": organization},
-        "note": [{"text": INVESTIGATIONAL}],
-        "safety": [{"text": "Investigational"}],
+        "note": [{"text": caution} for caution in cautions(model)],
+        "safety": [{"text": said} for said in safety],
     }
 
 
@@ -67,7 +68,7 @@ def build_provenance(
             "security": [codes.AI_ASSERTED.json()],
             "tag": [tag_of(key)],
         },
-        "text": narrative("Made by a neural network from the images named here.", INVESTIGATIONAL),
+        "text": narrative("Made by a neural network from the images named here.", *cautions(model)),
         "target": [{"reference": f"{target['resourceType']}/{target['id']}"} for target in targets],
         "occurredDateTime": subject.issued,
         "recorded": subject.issued,
@@ -88,6 +89,10 @@ def build_provenance(
 def _versions(model: ModelIdentity) -> Iterator[Resource]:
     yield {"type": {"text": "model"}, "value": model.version}
     yield {"type": {"text": "weights SHA-256"}, "value": model.weights_sha256}
+    if model.manifest_sha256:
+        yield {"type": {"text": "manifest SHA-256"}, "value": model.manifest_sha256}
+    if model.finder is not None:
+        yield {"type": {"text": f"{model.finder.id} weights SHA-256"}, "value": model.finder.weights_sha256}
     yield {"type": {"text": "Rayhook"}, "value": version("rayhook")}
 
 

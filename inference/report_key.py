@@ -33,8 +33,11 @@ class ResourceKey:
 
 
 def model_key(model: ModelIdentity) -> ResourceKey:
-    """Return the key of the Device: other weights are another device."""
-    return ResourceKey(MODEL_SYSTEM, f"{model.id}:{model.version}:{model.weights_sha256}")
+    """Return the key of the Device: other weights, another manifest or another finder are another device."""
+    files = [model.weights_sha256, model.manifest_sha256]
+    if model.finder is not None:
+        files += [model.finder.weights_sha256, model.finder.manifest_sha256]
+    return ResourceKey(MODEL_SYSTEM, ":".join([model.id, model.version, *filter(None, files)]))
 
 
 def result_key(reference: StudyReference, result: StudyResult, part: str) -> ResourceKey:

@@ -11,7 +11,7 @@ from rayhook.fhir.r4 import decimal
 from rayhook.inference.registry import Manifest
 from rayhook.inference.report_key import ResourceKey, model_key, result_key
 from rayhook.inference.report_text import answer_sentence, conclusion, narrative
-from rayhook.inference.statement import INVESTIGATIONAL
+from rayhook.inference.statement import aggregation_text, cautions, marked, model_words
 from rayhook.inference.study import AnalysisStatus, Finding, StudyReference, StudyResult
 
 Resource = dict[str, Any]
@@ -117,7 +117,7 @@ def _members(subject: Subject, manifest: Manifest | None) -> Iterator[Resource]:
             asked = Coding(label.finding.system, label.finding.code, label.finding.display)
             yield {
                 **_observation(subject, f"finding.{asked.code}"),
-                "text": narrative(f"{asked.display}: no answer.", INVESTIGATIONAL),
+                "text": narrative(f"{asked.display}: no answer.", *cautions(subject.result.model)),
                 "code": asked.concept(),
                 **_absence(subject.result),
             }
@@ -130,15 +130,16 @@ def _finding(subject: Subject, finding: Finding) -> Resource:
     """
     value = _POSITIVE if finding.positive else _NEGATIVE
     side = "at or above" if finding.positive else "below"
+    model = subject.result.model
     site = Coding(codes.SNOMED, finding.body_site_code or "", finding.body_site_display or "")
     return {
         **_observation(subject, f"finding.{finding.code}"),
         "extension": [{"url": codes.AI_CONFIDENCE_EXTENSION, "valueDecimal": decimal(finding.probability)}],
-        "text": narrative(answer_sentence(finding), INVESTIGATIONAL),
+        "text": narrative(answer_sentence(finding, model), *cautions(model)),
         "code": Coding(finding.system, finding.code, finding.display).concept(),
-        "valueCodeableConcept": value.concept(f"{side} the model's threshold"),
+        "valueCodeableConcept": value.concept(f"{side} the {model_words(model)}'s threshold"),
         "interpretation": [_INTERPRETED[finding.positive].concept()],
-        "note": [{"text": INVESTIGATIONAL}],
+        "note": [{"text": caution} for caution in cautions(model)],
         **({"bodySite": site.concept()} if finding.body_site_code else {}),
         "component": list(_components(subject, finding)),
     }
@@ -157,11 +158,11 @@ def _observation(subject: Subject, part: str) -> Resource:
     result = subject.result
     status = ObservationStatus.PRELIMINARY if subject.is_answered else ObservationStatus.CANCELLED
     study = {"reference": f"ImagingStudy/{subject.reference.imaging_study_id}"}
-    aggregation = f", {result.aggregation} over slices" if result.aggregation else ""
+    aggregation = f": {aggregation_text(result.aggregation)}" if result.aggregation else ""
     by_model: Resource = {}
     if result.model is not None:
         by_model = {
-            "method": {"text": f"Convolutional neural network{aggregation}"},
+            "method": {"text": f"{marked('Convolutional neural network', result.model)}{aggregation}"},
             "device": {"reference": f"Device/{model_key(result.model).id}"},
         }
     return {
@@ -178,8 +179,8 @@ def _observation(subject: Subject, part: str) -> Resource:
 def _absence(result: StudyResult) -> Resource:
     """Return why there is no value, in a code and in words."""
     reason = _ABSENT_REASONS[result.status]
-    note = f"{result.reason}. {INVESTIGATIONAL}" if result.reason else INVESTIGATIONAL
-    return {"dataAbsentReason": reason.concept(result.status.value), "note": [{"text": note}]}
+    said = ([f"{result.reason}."] if result.reason else []) + list(cautions(result.model))
+    return {"dataAbsentReason": reason.concept(result.status.value), "note": [{"text": " ".join(said)}]}
 
 
 def _ratio(value: float) -> Resource:

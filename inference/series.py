@@ -7,9 +7,9 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from rayhook.inference.aggregate import MAX_OF_MEDIAN3, max_of_median3, slice_order
+from rayhook.inference.aggregate import MAX_OF_MEDIAN3, MEAN_OF_CENTRAL, max_of_median3, slice_order
 from rayhook.inference.explain import heatmap, render_marked_png, render_overlay_png, render_png
-from rayhook.inference.nodule import MEAN_OF_CENTRAL, chains, rate
+from rayhook.inference.nodule import chains, rate
 from rayhook.inference.reading import Reading
 from rayhook.inference.registry import Label, Manifest
 from rayhook.inference.study import Finding, InstanceAttributes, KeyImage, Mark

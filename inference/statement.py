@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from rayhook.inference.study import AnalysisStatus, InstanceResult, StudyResult
+from rayhook.inference.aggregate import MAX_OF_MEDIAN3, MEAN_OF_CENTRAL
+from rayhook.inference.study import AnalysisStatus, InstanceResult, ModelIdentity, StudyResult
 
 INVESTIGATIONAL = (
     "Investigational software, not cleared for diagnosis by any regulator. "
@@ -13,7 +14,43 @@ INVESTIGATIONAL = (
 
 INVESTIGATIONAL_SHORT = "Investigational, not cleared for diagnosis; to be confirmed by a radiologist."
 
+EXPERIMENTAL = "Experimental model: not validated on images of other sites; its answer is for research only."
+
+NOTHING_TO_RATE = (
+    "Nothing was found to rate: no point of the images was like what the model rates. "
+    "This does not rule out what it looks for."
+)
+
+_AGGREGATIONS = {
+    MAX_OF_MEDIAN3: "the highest median over three neighbouring slices",
+    MEAN_OF_CENTRAL: "the point rated highest, each by its mean logit over the four slices that show it best",
+}
 _ALMOST_ONE = 0.999
+
+
+def cautions(model: ModelIdentity | None) -> tuple[str, ...]:
+    """Return the sentences that stand beside every answer of a model."""
+    return (EXPERIMENTAL, INVESTIGATIONAL) if is_experimental(model) else (INVESTIGATIONAL,)
+
+
+def is_experimental(model: ModelIdentity | None) -> bool:
+    """Return whether there is a model, and it is experimental."""
+    return model is not None and model.experimental
+
+
+def model_words(model: ModelIdentity | None) -> str:
+    """Return what the model is called where its name is not said."""
+    return "experimental model" if is_experimental(model) else "model"
+
+
+def marked(name: str, model: ModelIdentity | None) -> str:
+    """Return a model's name or answer with the mark of an experimental model."""
+    return f"{name} (experimental)" if is_experimental(model) else name
+
+
+def aggregation_text(aggregation: str) -> str:
+    """Return in words how the answers on images became that on the study."""
+    return _AGGREGATIONS.get(aggregation, aggregation)
 
 
 def probability_text(probability: float) -> str:

@@ -14,7 +14,7 @@ from rayhook.cds_hooks.cards import CardWriter
 from rayhook.cds_hooks.models import Card, Coding, Link, Source
 from rayhook.fhir.r4 import read_imaging_study
 from rayhook.inference.registry import ModelStatus
-from rayhook.inference.statement import INVESTIGATIONAL
+from rayhook.inference.statement import EXPERIMENTAL, INVESTIGATIONAL
 from rayhook.inference.study import AnalysisStatus, Finding
 
 NO_ANSWER = "says nothing about whether a finding is present"
@@ -160,14 +160,57 @@ def test_the_smart_link_carries_the_result(service, ask):
     assert set(json.loads(link["appContext"])) == {"result"}
 
 
+@pytest.fixture
+def write(service, make):
+    """Return the card on a result whose model was and is as told."""
+
+    def card(result, topic=Topic.FINDING, *, status=ModelStatus.EXPERIMENTAL, experimental=True):
+        manifest = replace(service.dependencies.manifests[0], status=status)
+        model = replace(result.model, experimental=experimental)
+        study = read_imaging_study(make.study())
+        answer = StudyAnswer(study=study, topic=topic, result_id="r", result=replace(result, model=model))
+        return CardWriter(manifests=(manifest,), launch_url=None).card(answer)
+
+    return card
+
+
 @pytest.mark.parametrize(
-    ("status", "indicator"), [(ModelStatus.EXPERIMENTAL, "info"), (ModelStatus.VALIDATED, "warning")]
+    ("status", "experimental", "indicator"),
+    [
+        (ModelStatus.EXPERIMENTAL, True, "info"),
+        (ModelStatus.EXPERIMENTAL, False, "info"),
+        (ModelStatus.VALIDATED, True, "info"),
+        (ModelStatus.VALIDATED, False, "warning"),
+    ],
 )
-def test_only_a_validated_model_may_warn(service, make, status, indicator):
-    manifest = replace(service.dependencies.manifests[0], status=status)
-    study = read_imaging_study(make.study())
-    answer = StudyAnswer(study=study, topic=Topic.FINDING, result_id="r", result=make.result("1.2"))
-    assert CardWriter(manifests=(manifest,), launch_url=None).card(answer).indicator == indicator
+def test_only_a_model_that_was_and_is_validated_may_warn(make, write, status, experimental, indicator):
+    card = write(make.result("1.2"), status=status, experimental=experimental)
+    assert card.indicator == indicator
+
+
+@pytest.mark.parametrize(
+    ("topic", "probability"), [(Topic.FINDING, 0.87), (Topic.NO_FINDING, 0.03), (Topic.NOTHING_TO_RATE, 0.0)]
+)
+def test_the_summary_of_an_experimental_answer_says_so(make, write, topic, probability):
+    assert write(make.result("1.2", probability=probability), topic).summary.startswith("Experimental AI: ")
+
+
+@pytest.mark.parametrize("topic", [Topic.FINDING, Topic.NO_FINDING, Topic.ABSTAINED])
+def test_the_detail_of_a_card_on_an_experimental_model_says_so(make, write, topic):
+    assert EXPERIMENTAL in write(make.result("1.2"), topic).detail
+
+
+def test_a_card_on_a_validated_model_does_not_say_experimental(make, write):
+    card = write(make.result("1.2"), status=ModelStatus.VALIDATED, experimental=False)
+    assert "experimental" not in f"{card.summary} {card.detail}".lower()
+
+
+def test_nothing_to_rate_is_not_told_as_no_finding(service, make, ask):
+    service.analysis.result = lambda uid: make.result(uid, findings=(), reason="no point was like it")
+    card = ask()
+    assert topic(card) == "nothing-to-rate"
+    assert "nothing was found to rate" in card["summary"]
+    assert "does not rule out what it looks for" in card["detail"]
 
 
 def test_cards_have_uuids_of_their_own(service, make):

@@ -1,5 +1,6 @@
 """Results, references and a manifest as the tests of reports, analysis and pipeline need them."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from rayhook.inference.preprocess import BrainSlice
@@ -168,6 +169,20 @@ def unanswered(status: AnalysisStatus) -> StudyResult:
         key_image=None,
         analysed_at=datetime(2026, 3, 12, 10, 20, tzinfo=UTC),
         elapsed_ms=12.5,
+    )
+
+
+def nothing_to_rate() -> StudyResult:
+    """A series in which a model that rates points found none."""
+    reason = "no point of these images was like what the model rates"
+    images = tuple(instance(n, findings=(), reason=reason) for n in range(1, 4))
+    return replace(
+        analysed(instances=images),
+        reason=reason,
+        findings=(),
+        aggregation="mean_logit_of_4_slices",
+        slice_probabilities=(0.0, 0.0, 0.0),
+        key_image=None,
     )
 
 

@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import json
 import tarfile
 from dataclasses import replace
 from urllib.parse import parse_qsl
@@ -9,7 +10,7 @@ import pytest
 from rayhook.auth.scopes import ScopeSet
 from rayhook.fhir.r4 import validate
 from rayhook.inference.report import build_resources, may_write, transaction
-from rayhook.inference.statement import INVESTIGATIONAL, incomplete, limits
+from rayhook.inference.statement import EXPERIMENTAL, INVESTIGATIONAL, incomplete, limits
 from rayhook.inference.study import AnalysisStatus
 from tests.conftest import DATASETS, absent
 from tests.unit.inference.samples import (
@@ -18,6 +19,7 @@ from tests.unit.inference.samples import (
     analysed,
     instance,
     manifest,
+    nothing_to_rate,
     reference,
     refused_instance,
     unanswered,
@@ -331,6 +333,87 @@ def test_writing_needs_create_on_every_type(scope, expected):
     assert may_write(ScopeSet.parse(scope)) is expected
 
 
+def told(resource):
+    """All the words of a resource, those of its attached page too."""
+    pages = [base64.b64decode(form["data"]).decode() for form in resource.get("presentedForm", [])]
+    return json.dumps(resource) + "".join(pages)
+
+
+VALIDATED = replace(MODEL, experimental=False)
+RESULTS = [
+    analysed(),
+    analysed(0.1),
+    nothing_to_rate(),
+    replace(unanswered(AnalysisStatus.ABSTAINED), model=MODEL),
+]
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=["positive", "negative", "nothing to rate", "abstained"])
+def test_every_resource_says_that_its_model_is_experimental(result):
+    assert [one["resourceType"] for one in build(result) if EXPERIMENTAL not in told(one)] == []
+
+
+def test_nothing_of_a_validated_model_says_experimental():
+    for one in build(replace(analysed(), model=VALIDATED)):
+        assert "experimental" not in told(one).lower()
+
+
+def test_the_page_names_its_experimental_model_in_its_title():
+    (form,) = report_of(build())["presentedForm"]
+    assert "<h1>AI analysis of imaging (experimental)</h1>" in base64.b64decode(form["data"]).decode()
+
+
+def test_an_answer_sentence_says_experimental():
+    assert "at or above the experimental model's threshold" in report_of(build())["conclusion"]
+
+
+def test_the_device_of_an_experimental_model_is_named_so():
+    (device,) = of_type(build(), "Device")
+    assert device["deviceName"][0]["name"] == "Tumour on axial FLAIR (experimental)"
+
+
+def test_the_device_of_an_experimental_model_has_it_as_safety():
+    (device,) = of_type(build(), "Device")
+    assert [said["text"] for said in device["safety"]] == ["Investigational", "Experimental"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"manifest_sha256": "12" * 32}, {"finder": replace(MODEL, id="finder")}],
+    ids=["other manifest", "other finder"],
+)
+def test_other_files_are_another_device(other):
+    changed = build(replace(analysed(), model=replace(MODEL, **other)))
+    assert of_type(changed, "Device")[0]["id"] != of_type(build(), "Device")[0]["id"]
+
+
+def test_the_device_has_the_digests_of_all_its_files():
+    finder = replace(MODEL, id="finder", weights_sha256="34" * 32)
+    model = replace(MODEL, manifest_sha256="12" * 32, finder=finder)
+    (device,) = of_type(build(replace(analysed(), model=model)), "Device")
+    versions = {one["type"]["text"]: one["value"] for one in device["version"]}
+    assert (versions["manifest SHA-256"], versions["finder weights SHA-256"]) == ("12" * 32, "34" * 32)
+
+
+def test_the_method_says_the_aggregation_in_words():
+    method = finding_of(build())["method"]["text"]
+    assert method.endswith(": the highest median over three neighbouring slices")
+
+
+def test_nothing_to_rate_is_not_the_absence_of_a_finding():
+    conclusion = report_of(build(nothing_to_rate()))["conclusion"]
+    assert conclusion.startswith("Nothing was found to rate")
+    assert "does not rule out what it looks for" in conclusion
+
+
+def test_nothing_to_rate_makes_no_observation_of_a_finding():
+    assert len(of_type(build(nothing_to_rate()), "Observation")) == 1
+
+
+def test_a_report_of_nothing_to_rate_is_valid_r4():
+    validate(transaction(build(nothing_to_rate())))
+
+
 @pytest.fixture(scope="module")
 def profile_validator(tmp_path_factory):
     profiles = DATASETS.parent / "profiles"
@@ -361,7 +444,7 @@ def errors_of(validator, resource):
 
 
 @pytest.mark.dataset
-@pytest.mark.parametrize("result", [analysed(), *map(unanswered, UNANSWERED)], ids=lambda r: r.status.value)
+@pytest.mark.parametrize("result", [analysed(), nothing_to_rate(), *map(unanswered, UNANSWERED)])
 def test_r4_and_the_ai_profiles_have_no_errors_to_tell(profile_validator, result):
     resources = build(result)
     for one in [*resources, transaction(resources)]:
