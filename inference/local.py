@@ -7,7 +7,8 @@ from typing import Any
 
 from rayhook.inference.analysis import Analyser
 from rayhook.inference.decode import DecodeLimits
-from rayhook.inference.study import AnalysisStatus, Finding, InstanceResult, ModelIdentity
+from rayhook.inference.registry import ModelStatus
+from rayhook.inference.study import AnalysisStatus, Finding, InstanceResult, Mark, ModelIdentity
 
 _MAX_BYTES = DecodeLimits().max_file_bytes
 
@@ -62,7 +63,9 @@ def _line(path: Path, result: InstanceResult, elapsed_ms: float) -> dict[str, An
         "status": result.status.value,
         "error": _error(result),
         "findings": [_finding(finding) for finding in result.findings],
+        "marks": [_mark(mark) for mark in result.marks],
         "model": None if result.model is None else _model(result.model),
+        "sha256": result.sha256,
         "elapsed_ms": round(elapsed_ms, 3),
     }
 
@@ -84,5 +87,23 @@ def _finding(finding: Finding) -> dict[str, Any]:
     }
 
 
+def _mark(mark: Mark) -> dict[str, Any]:
+    return {
+        "row": mark.row,
+        "column": mark.column,
+        "score": mark.score,
+        "probability": mark.probability,
+        "positive": mark.positive,
+    }
+
+
 def _model(model: ModelIdentity) -> dict[str, Any]:
-    return {"id": model.id, "version": model.version, "weights_sha256": model.weights_sha256}
+    status = ModelStatus.EXPERIMENTAL if model.experimental else ModelStatus.VALIDATED
+    return {
+        "id": model.id,
+        "version": model.version,
+        "status": status.value,
+        "weights_sha256": model.weights_sha256,
+        "manifest_sha256": model.manifest_sha256,
+        "finder": None if model.finder is None else _model(model.finder),
+    }

@@ -10,6 +10,8 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from rayhook.deploy.demo.ehr import demo_registry_toml
+from rayhook.inference.statement import EXPERIMENTAL
+from tests.unit.inference.images import dicom_slice
 from tests.unit.inference.samples import ANALYZE_FIELDS
 
 REGISTRY = demo_registry_toml(ehr_base_url="http://127.0.0.1:8001", pacs_base_url="http://127.0.0.1:8002")
@@ -80,6 +82,11 @@ def test_analyze_prints_the_documented_fields(analysed):
 
 def test_analyze_says_why_a_file_was_refused(analysed):
     assert analysed[1][0]["error"] == {"code": "not_dicom", "message": "the file has no DICM prefix"}
+
+
+def test_the_table_says_that_the_model_is_experimental(tmp_path):
+    (tmp_path / "slice.dcm").write_bytes(dicom_slice())
+    assert EXPERIMENTAL in " ".join(rayhook("analyze", tmp_path).stdout.split())
 
 
 def test_the_installed_models_are_one_json_array():

@@ -37,7 +37,9 @@ ANALYZE_FIELDS = {
     "status",
     "error",
     "findings",
+    "marks",
     "model",
+    "sha256",
     "elapsed_ms",
 }
 

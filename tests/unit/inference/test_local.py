@@ -1,12 +1,15 @@
+import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 
 from rayhook.inference.analysis import Analyser
 from rayhook.inference.decode import Decoder
 from rayhook.inference.local import analyze_paths
+from rayhook.inference.study import Mark
 from tests.unit.inference.images import CT, SpotEngine, dicom_slice, package
-from tests.unit.inference.samples import ANALYZE_FIELDS, SERIES_UID, STUDY_UID
+from tests.unit.inference.samples import ANALYZE_FIELDS, MODEL, SERIES_UID, STUDY_UID, instance
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +71,46 @@ def test_the_model_is_named_with_its_weights(folder, analyser):
     assert model == {
         "id": identity.id,
         "version": identity.version,
+        "status": "experimental",
         "weights_sha256": identity.weights_sha256,
+        "manifest_sha256": identity.manifest_sha256,
+        "finder": None,
     }
+
+
+def test_every_line_has_the_digest_of_its_file(folder, analyser):
+    files = [folder / name for name in ("a.dcm", "b/lesion.dcm", "c.txt", "d.dcm", "e.dcm")]
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    assert [line["sha256"] for line in lines(folder, analyser)] == digests
+
+
+def test_a_model_of_whole_images_marks_nothing(folder, analyser):
+    assert lines(folder, analyser)[1]["marks"] == []
+
+
+class Rater:
+    """Rates two points of every image, and declines on the second."""
+
+    def instance(self, _data):
+        model = replace(MODEL, experimental=False, finder=replace(MODEL, id="finder"))
+        marks = (Mark(12, 34, 0.9, 0.8, positive=True), Mark(56, 7, 0.4, None, positive=False))
+        return instance(1, model=model, marks=marks)
+
+
+def test_the_points_rated_are_told(folder):
+    (line,) = analyze_paths([folder / "a.dcm"], Rater())
+    assert line["marks"] == [
+        {"row": 12, "column": 34, "score": 0.9, "probability": 0.8, "positive": True},
+        {"row": 56, "column": 7, "score": 0.4, "probability": None, "positive": False},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("of", "status"), [(lambda m: m, "validated"), (lambda m: m["finder"], "experimental")]
+)
+def test_each_model_has_its_status(folder, of, status):
+    (line,) = analyze_paths([folder / "a.dcm"], Rater())
+    assert of(line["model"])["status"] == status
 
 
 def test_a_refused_line_has_code_and_message(folder, analyser):
