@@ -20,8 +20,9 @@ from rich.table import Column, Table
 
 from rayhook.deploy.labelled_images import Kind
 from rayhook.fhir.errors import RayhookError
-from rayhook.inference.statement import EXPERIMENTAL, INVESTIGATIONAL_SHORT, probability_text
+from rayhook.inference.statement import INVESTIGATIONAL_SHORT
 from rayhook.inference.training.commands import app as train
+from rayhook.inference.training.commands import crossval
 
 if TYPE_CHECKING:
     from rayhook.deploy.settings import StorageSettings
@@ -41,6 +42,7 @@ app.add_typer(audit, name="audit")
 app.add_typer(model, name="model")
 app.add_typer(registry, name="registry")
 app.add_typer(train, name="train")
+app.command("crossval")(crossval)
 
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of the installation; RAYHOOK_DATA_DIR otherwise.", file_okay=False)
@@ -131,13 +133,11 @@ def analyze(
     from rayhook.inference.local import analyze_paths
 
     refused = 0
-    is_experimental = False
-    table = Table("file", "status", "finding", "probability", "marks", "model", "reason")
+    table = Table("file", "status", "finding", "probability", "reason")
     with local_analyser(_chosen(models)) as analyser, _progress() as progress:
         task = progress.add_task("analysing", total=None)
         for line in analyze_paths(paths, analyser):
             refused += line["status"] == "refused"
-            is_experimental |= (line["model"] or {}).get("status") == "experimental"
             progress.advance(task)
             if as_json:
                 sys.stdout.write(json.dumps(line) + "\n")
@@ -146,8 +146,6 @@ def analyze(
                 table.add_row(*_row(line))
     if not as_json:
         out.print(table)
-        if is_experimental:
-            out.print(f"[yellow]{EXPERIMENTAL}[/yellow]")
         out.print(f"[yellow]{INVESTIGATIONAL_SHORT}[/yellow]")
     raise typer.Exit(1 if refused else 0)
 
@@ -325,19 +323,15 @@ def _progress() -> Progress:
 
 
 def _row(line: dict[str, Any]) -> tuple[str, ...]:
-    error, model = line["error"] or {}, line["model"] or {}
-    finding: dict[str, Any] = max(
-        line["findings"], key=lambda f: (f["positive"], f["probability"]), default={}
-    )
-    nothing_to_rate = line["status"] == "analysed" and not line["findings"]
+    error = line.get("error") or {}
+    findings = line.get("findings") or [{}]
+    probability = findings[0].get("probability")
     return (
         line["path"],
         line["status"],
-        finding.get("display", "") if finding.get("positive") else "",
-        probability_text(finding["probability"]) if finding else "",
-        str(len(line["marks"]) or ""),
-        f"{model['id']} ({model['status']})" if model else "",
-        "nothing was found to rate" if nothing_to_rate else error.get("message", ""),
+        findings[0].get("display", "") if findings[0].get("positive") else "",
+        "" if probability is None else f"{probability:.3f}",
+        error.get("message", ""),
     )
 
 

@@ -1,9 +1,10 @@
-"""The commands of `rayhook train`."""
+"""The commands of `rayhook train`, and `rayhook crossval`."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -11,9 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from rayhook.inference.model import write_atomically
 from rayhook.inference.registry import Evaluation
 from rayhook.inference.training.places import Places, StrategyName
-from rayhook.inference.training.recipe import RECIPES, Recipe, find_recipe, read_recipe
+from rayhook.inference.training.recipe import RECIPES, find_recipe, read_recipe
+
+if TYPE_CHECKING:
+    from rayhook.inference.training.crossval import CrossValidation
 
 DEFAULT_RECIPE = RECIPES / "mri_flair_tumour.toml"
 RUNS = Path("var/train")
@@ -108,7 +113,64 @@ def by_recipe(
             devices=devices,
             tracking=tracking,
         )
-        _train(read, places, console)
+        from rayhook.inference.training.train import train
+
+        state = train(read, places, console=console)
+    if state.best is not None:
+        console.print(f"best epoch {state.best.epoch + 1}, development score {state.best.dev_auc:.4f}")
+
+
+@app.command("preview")
+def preview_(
+    recipe: RecipeName,
+    datasets: DatasetsDir,
+    *,
+    output: Annotated[Path, typer.Option(dir_okay=False, help="PNG file to write.")] = Path("preview.png"),
+    cache: CacheDir = RUNS / "cache",
+) -> None:
+    """Draw what a recipe's augmentation makes of training images, with the outline of their masks."""
+    with refusals():
+        read = read_recipe(find_recipe(recipe))
+        from rayhook.inference.training.preview import preview
+        from rayhook.inference.training.train import prepare
+
+        places = Places(datasets=datasets, output=output, imagenet_weights=output, cache=cache)
+        write_atomically(output, preview(read, prepare(read, places, console=Console(stderr=True))))
+
+
+def crossval(
+    recipe: RecipeName,
+    datasets: DatasetsDir,
+    *,
+    folds: Annotated[int, typer.Option(min=2, help="How many folds, by patient.")] = 5,
+    by_site: Annotated[bool, typer.Option("--by-site", help="Leave one site out at a time instead.")] = False,
+    all_splits: Annotated[
+        bool,
+        typer.Option("--all-splits", help="Let patients of every split take part, not those of train alone."),
+    ] = False,
+    imagenet_weights: ImageNetWeights = None,
+    output: RunDir = None,
+    cache: CacheDir = RUNS / "cache",
+    tracking: Tracking = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
+) -> None:
+    """Cross-validate a recipe by patient; finished folds are kept, a killed one goes on."""
+    with refusals():
+        read = read_recipe(find_recipe(recipe))
+        places = Places(
+            datasets=datasets,
+            output=output or RUNS / read.manifest.id,
+            imagenet_weights=imagenet_weights or find_weights(datasets),
+            cache=cache,
+            tracking=tracking,
+        )
+        from rayhook.inference.training.crossval import crossvalidate
+
+        found = crossvalidate(read, places, folds=folds, by_site=by_site, all_splits=all_splits)
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+    else:
+        _show_folds(found)
 
 
 @app.command()
@@ -159,12 +221,14 @@ def find_weights(datasets: Path) -> Path:
     return found[0]
 
 
-def _train(recipe: Recipe, places: Places, console: Console) -> None:
-    from rayhook.inference.training.train import train
-
-    state = train(recipe, places, console=console)
-    if state.best is not None:
-        console.print(f"best epoch {state.best.epoch + 1}, development score {state.best.dev_auc:.4f}")
+def _show_folds(found: "CrossValidation") -> None:
+    table = Table("fold", "patients", "images", "positive", *found.figures)
+    for fold in found.folds:
+        numbers = (str(fold.patients), str(fold.count), str(fold.positives))
+        table.add_row(fold.name, *numbers, *(f"{fold.figures[name]:.3f}" for name in found.figures))
+    spans = (f"{i.mean:.3f} ({i.low:.3f} to {i.high:.3f})" for i in found.figures.values())
+    table.add_row("mean (95 % t-interval)", "", "", "", *spans)
+    Console().print(table)
 
 
 def _show(evaluations: Iterable[Evaluation]) -> None:

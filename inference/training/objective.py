@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from rayhook.inference.training.metrics import auc
+from rayhook.inference.training.metrics import auc, average_precision, operating_points
 from rayhook.inference.training.recipe import Optimisation
 from rayhook.inference.training.stream import Batch
 
@@ -70,17 +70,11 @@ def score_cells(targets: NDArray[np.float64], cells: NDArray[np.float64]) -> tup
     """
     flat, values = targets.ravel(), cells.ravel()
     sure = (flat == 0) | (flat >= _SURE)
-    return _cross_entropy(flat, values), average_precision(flat[sure] > 0, values[sure])
+    return _cross_entropy(flat, values), _precision(flat[sure] > 0, values[sure])
 
 
-def average_precision(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
-    """Return the mean precision at each positive, ties in their given order; NaN without a positive.
-
-    Source: Everingham et al. 2010, doi:10.1007/s11263-009-0275-4, without their interpolation
-    """
-    hits = positive[np.argsort(-scores, kind="stable")]
-    places = np.flatnonzero(hits)
-    return float(np.mean(np.arange(1, places.size + 1) / (places + 1))) if places.size else float("nan")
+def _precision(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    return float(average_precision(operating_points(positive.astype(np.int64), scores))[0])
 
 
 def _cross_entropy(targets: NDArray[np.float64], logits: NDArray[np.float64]) -> float:

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
 from rayhook.inference.model import write_atomically
 from rayhook.inference.training.checkpoint import BEST, Epoch, RunState
+from rayhook.inference.training.metrics import operating_points
+from rayhook.inference.training.plots import DPI, MUTED, png
 from rayhook.inference.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ ALIAS = "candidate"
 EXPERIMENT = "rayhook"
 
 _RUN = "tracking.json"
+_SQLITE = "sqlite:///"
 _LIBRARIES = ("keras", "numpy", "opencv-python-headless", "tensorflow")
 # Retries with growing pauses would hold a training run up for minutes; nothing leaves for anyone else.
 _ENVIRONMENT = {
@@ -46,11 +50,16 @@ class Tracker:
     What could not be told is told with the next epoch; the first failure is shown, the others are not.
     """
 
-    def __init__(self, recipe: Recipe, output: Path, uri: str, *, console: Console) -> None:
-        """Track to an MLflow URI, "" for a database beside the output."""
+    def __init__(
+        self, recipe: Recipe, output: Path, uri: str, *, console: Console, fold: str | None = None
+    ) -> None:
+        """Track to an MLflow URI, "" for a database beside the output.
+
+        fold: of a cross-validation, whose weights are not registered.
+        """
         self._recipe, self._output, self._console = recipe, output.resolve(), console
-        self._store = self._output.parent if not uri else None
         self._uri = uri or f"sqlite:///{self._output.parent / 'mlflow.db'}"
+        self._fold = fold
         self._run_id: str | None = None
         self._told = 0
         self._warned = False
@@ -66,8 +75,8 @@ class Tracker:
         self._attempt(lambda: self._tell(state, np.asarray(labels, np.int64), logits))
 
     def finish(self, state: RunState) -> None:
-        """Store the best weights and register them as the model's candidate."""
-        self._attempt(lambda: self._register(state))
+        """End the run; store its best weights and register them as the model's candidate, unless of a fold."""
+        self._attempt(lambda: self._end(state))
 
     def _attempt(self, act: Callable[[], None]) -> None:
         from mlflow.exceptions import MlflowException
@@ -126,7 +135,8 @@ class Tracker:
         found = self._client.get_experiment_by_name(EXPERIMENT)
         if found is not None:
             return str(found.experiment_id)
-        place = (self._store / "mlartifacts").as_uri() if self._store else None
+        path = self._uri.removeprefix(_SQLITE)
+        place = None if path == self._uri else (Path(path).resolve().parent / "mlartifacts").as_uri()
         return str(self._client.create_experiment(EXPERIMENT, artifact_location=place))
 
     def _tags(self) -> dict[str, str]:
@@ -149,14 +159,19 @@ class Tracker:
             write_atomically(self._output / "dev_roc.png", roc_plot(labels, logits))
             self._client.log_artifact(str(self._run_id), str(self._output / "dev_roc.png"))
 
-    def _register(self, state: RunState) -> None:
+    def _end(self, state: RunState) -> None:
+        self._begin()
+        run_id = str(self._run_id)
+        if state.best is not None:
+            self._client.log_metric(run_id, "best_epoch", state.best.epoch)
+            if self._fold is None and not self._client.search_model_versions(f"run_id = '{run_id}'"):
+                self._register(run_id)
+        self._client.set_terminated(run_id)
+
+    def _register(self, run_id: str) -> None:
         from mlflow.exceptions import MlflowException
 
-        self._begin()
-        run_id, name = str(self._run_id), self._recipe.manifest.id
-        if state.best is None or self._client.search_model_versions(f"run_id = '{run_id}'"):
-            return
-        self._client.log_metric(run_id, "best_epoch", state.best.epoch)
+        name = self._recipe.manifest.id
         self._client.log_artifact(run_id, str(self._output / BEST))
         try:
             self._client.create_registered_model(name)
@@ -166,7 +181,6 @@ class Tracker:
         source = f"{self._client.get_run(run_id).info.artifact_uri}/{BEST}"
         made = self._client.create_model_version(name, source, run_id=run_id)
         self._client.set_registered_model_alias(name, ALIAS, made.version)
-        self._client.set_terminated(run_id)
 
 
 def git_commit() -> str:
@@ -185,22 +199,16 @@ def git_commit() -> str:
     return f"{commit}+changes" if commit and ask("status", "--porcelain", "--", ".") else commit
 
 
-def roc_plot(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> bytes:
-    """Return a PNG of the ROC curve."""
-    import io
-
-    from matplotlib.figure import Figure
-
-    ranked = labels[np.argsort(-scores, kind="stable")] == 1
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    axes = figure.subplots()
-    found, false = (np.concatenate([[0], np.cumsum(hits)]) for hits in (ranked, ~ranked))
-    axes.plot(false / max(1, false[-1]), found / max(1, found[-1]))
-    axes.plot([0, 1], [0, 1], linestyle=":", color="grey")
-    axes.set(xlabel="1 - specificity", ylabel="sensitivity", title="development patients")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return buffer.getvalue()
+@png
+def roc_plot(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> Figure:
+    """Return the ROC curve."""
+    points = operating_points(labels, scores)
+    figure = Figure(figsize=(5, 5), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], linestyle=":", color=MUTED)
+    axes.plot(points.false_positive_rate[0], points.sensitivity[0])
+    axes.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC curve, development patients")
+    return figure
 
 
 def _metrics(epoch: Epoch) -> Mapping[str, float]:

@@ -1,5 +1,7 @@
 """Training: fit patients in, the best averaged weights out; a killed run resumes exactly."""
 
+import hashlib
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -119,6 +121,7 @@ class Trainer:
         strategy: tf.distribute.Strategy,
     ) -> None:
         self.recipe, self.material, self.dev = recipe, material, tuple(dev)
+        self._data = f"{material.shards.folder.name}-{_digest(fit, dev)}"
         self.precision = choose_precision(recipe.precision)
         self._strategy = strategy
         targets = np.array([sample.target for sample in fit], np.float32)
@@ -145,7 +148,7 @@ class Trainer:
         """Run the epochs that are left and return the history."""
         for mean, variable in zip(self._means, self.model.variables, strict=True):
             mean.assign(variable.numpy())
-        fresh = RunState(self.recipe.sha256, data=self.material.shards.folder.name)
+        fresh = RunState(self.recipe.sha256, data=self._data)
         state = restore_state(output_dir, fresh, self._variables())
         options = self.recipe.optimisation
         if tracker is not None:
@@ -262,14 +265,15 @@ class Trainer:
         logits, cams = self.predict(self.dev)
         labels = np.array([sample.label for sample in self.dev], np.int64)
         if self.recipe.optimisation.mask_head is MaskHead.LABEL:
-            loss, score = score_cells(self._dev_cells(cams.shape[1]), cams)
+            loss, score = score_cells(self.cell_targets(self.dev, cams.shape[1]), cams)
         else:
             loss, score = score_images(labels, logits)
         loss, score = _from_chief(self._strategy, (loss, score))
         return logits, loss, score
 
-    def _dev_cells(self, side: int) -> NDArray[np.float64]:
-        rows, batch = self.material.rows(self.dev), self.recipe.optimisation.batch
+    def cell_targets(self, samples: Sequence[Sample], side: int) -> NDArray[np.float64]:
+        """Return what the cells of the samples' maps are scored against (n, side, side)."""
+        rows, batch = self.material.rows(samples), self.recipe.optimisation.batch
         parts = [
             cell_targets(self.material.shards.read(rows[start : start + batch])[1], side).numpy()
             for start in range(0, rows.size, batch)
@@ -333,6 +337,12 @@ def _trained(model: Any, frozen_stages: int) -> list[Any]:
     frozen = ("conv1", *(f"layer{stage}." for stage in range(1, frozen_stages + 1)))
     kept = [layer for layer in model.layers if not (frozen_stages and layer.name.startswith(frozen))]
     return [variable for layer in kept for variable in layer.trainable_variables]
+
+
+def _digest(fit: Sequence[Sample], dev: Sequence[Sample]) -> str:
+    """Return what tells runs on other rows of the same images apart."""
+    paths = [[sample.path for sample in part] for part in (fit, dev)]
+    return hashlib.sha256(json.dumps(paths).encode()).hexdigest()[:12]
 
 
 def _from_chief(strategy: tf.distribute.Strategy, values: tuple[float, float]) -> tuple[float, float]:
