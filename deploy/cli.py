@@ -20,7 +20,7 @@ from rich.table import Column, Table
 
 from rayhook.deploy.labelled_images import Kind
 from rayhook.fhir.errors import RayhookError
-from rayhook.inference.statement import INVESTIGATIONAL_SHORT
+from rayhook.inference.statement import EXPERIMENTAL, INVESTIGATIONAL_SHORT, probability_text
 from rayhook.inference.training.commands import app as train
 from rayhook.inference.training.commands import crossval
 
@@ -133,11 +133,13 @@ def analyze(
     from rayhook.inference.local import analyze_paths
 
     refused = 0
-    table = Table("file", "status", "finding", "probability", "reason")
+    is_experimental = False
+    table = Table("file", "status", "finding", "probability", "marks", "model", "reason")
     with local_analyser(_chosen(models)) as analyser, _progress() as progress:
         task = progress.add_task("analysing", total=None)
         for line in analyze_paths(paths, analyser):
             refused += line["status"] == "refused"
+            is_experimental |= (line["model"] or {}).get("status") == "experimental"
             progress.advance(task)
             if as_json:
                 sys.stdout.write(json.dumps(line) + "\n")
@@ -146,6 +148,8 @@ def analyze(
                 table.add_row(*_row(line))
     if not as_json:
         out.print(table)
+        if is_experimental:
+            out.print(f"[yellow]{EXPERIMENTAL}[/yellow]")
         out.print(f"[yellow]{INVESTIGATIONAL_SHORT}[/yellow]")
     raise typer.Exit(1 if refused else 0)
 
@@ -323,15 +327,19 @@ def _progress() -> Progress:
 
 
 def _row(line: dict[str, Any]) -> tuple[str, ...]:
-    error = line.get("error") or {}
-    findings = line.get("findings") or [{}]
-    probability = findings[0].get("probability")
+    error, model = line["error"] or {}, line["model"] or {}
+    finding: dict[str, Any] = max(
+        line["findings"], key=lambda f: (f["positive"], f["probability"]), default={}
+    )
+    nothing_to_rate = line["status"] == "analysed" and not line["findings"]
     return (
         line["path"],
         line["status"],
-        findings[0].get("display", "") if findings[0].get("positive") else "",
-        "" if probability is None else f"{probability:.3f}",
-        error.get("message", ""),
+        finding.get("display", "") if finding.get("positive") else "",
+        probability_text(finding["probability"]) if finding else "",
+        str(len(line["marks"]) or ""),
+        f"{model['id']} ({model['status']})" if model else "",
+        "nothing was found to rate" if nothing_to_rate else error.get("message", ""),
     )
 
 
