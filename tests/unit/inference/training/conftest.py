@@ -13,6 +13,7 @@ _SLICES = 4
 TINY = {
     'dataset = "mri_lgg"': 'dataset = "labelled"',
     "input_size = 128": "input_size = 32",
+    "output_stride = 16": "output_stride = 8\nstages = 2",
     "epochs = 12": "epochs = 2",
     "batch = 32": "batch = 8",
     "dev_share = 0.2": "dev_share = 0.5",

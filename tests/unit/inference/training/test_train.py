@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rayhook.inference.training.package import package
 from rayhook.inference.training.train import BEST, HISTORY, STATE, train
 
 RUN = "import sys; from rayhook.inference.training.commands import app; app(sys.argv[1:])"
@@ -22,13 +21,6 @@ def finished(recipe, places, tmp_path_factory) -> Path:
     state = train(recipe, places(folder))
     assert [epoch.epoch for epoch in state.history] == [0, 1]
     return folder
-
-
-@pytest.fixture(scope="module")
-def built(finished, recipe_path, labelled_folder, tmp_path_factory):
-    """The package of the finished run."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    return package(recipe_path, finished, labelled_folder, folder, cache_dir=tmp_path_factory.mktemp("cache"))
 
 
 def test_a_killed_run_resumes_exactly(finished, recipe, recipe_path, places, tmp_path):
@@ -56,19 +48,3 @@ def test_a_finished_run_is_left_as_it_is(finished, recipe, places):
     written = (finished / BEST).stat().st_mtime_ns
     assert len(train(recipe, places(finished)).history) == 2
     assert (finished / BEST).stat().st_mtime_ns == written
-
-
-def test_package_verifies_and_carries_figures_of_the_held_out_patients(built):
-    built.verify()
-    slices = built.manifest.evaluations[0]
-    assert (slices.patients, slices.count, slices.positives) == (2, 8, 4)
-    assert 0 < built.manifest.labels[0].threshold < 1
-
-
-def test_package_says_what_quantisation_changed(built):
-    assert built.manifest.quantisation.max_logit_difference < 0.5
-
-
-def test_package_declines_constant_images(built):
-    rates = {abstention.images: abstention.rate for abstention in built.manifest.abstentions}
-    assert rates["constant"] == 1.0
