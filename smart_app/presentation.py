@@ -1,17 +1,25 @@
 """A stored result in the words and numbers that the page shows; nothing here decides anything."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rayhook.inference.jobs import DeliveryState, StoredResult
-from rayhook.inference.registry import Estimate, Evaluation, Manifest
-from rayhook.inference.statement import limits
+from rayhook.inference.registry import Manifest
+from rayhook.inference.statement import (
+    EXPERIMENTAL,
+    NOTHING_TO_RATE,
+    aggregation_text,
+    is_experimental,
+    limits,
+    marked,
+)
 from rayhook.inference.study import AnalysisStatus, Finding, ModelIdentity, StudyResult
 from rayhook.smart_app.chart import SliceChart, slice_chart
+from rayhook.smart_app.figures import ModelView, model_view, unit_of
+from rayhook.smart_app.marks import MarkTable, mark_table
+from rayhook.smart_app.numbers import percent
 
 _METER_WIDTH = 400
-_PERCENT_FROM, _PERCENT_TO = 0.001, 0.999
-_PERCENT = "\N{NO-BREAK SPACE}%"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +53,6 @@ class ImageView:
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    name: str
-    meaning: str
-    value: str
-    interval: str
-
-
-@dataclass(frozen=True, slots=True)
-class ModelView:
-    intended_use: str
-    limits: tuple[str, ...]
-    evaluated_on: str
-    figures: tuple[Figure, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Fact:
     name: str
     value: str
@@ -69,20 +61,26 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class ResultView:
-    """All that result.html shows. `tone` is the CSS class of the state's colour."""
+    """All that result.html shows. `tone` is the CSS class of the state's colour.
+
+    caution: what is said of an experimental model, empty for another.  files: the images and their digests.
+    """
 
     title: str
     subtitle: str
     state: str
     tone: str
     headline: str
+    caution: str
     sentences: tuple[str, ...]
     findings: tuple[FindingView, ...]
     limits: tuple[str, ...]
     image: ImageView | None
     chart: SliceChart | None
+    marks: MarkTable | None
     model: ModelView | None
     facts: tuple[Fact, ...]
+    files: tuple[Fact, ...]
 
 
 def present_result(stored: StoredResult, manifests: Iterable[Manifest]) -> ResultView:
@@ -95,13 +93,16 @@ def present_result(stored: StoredResult, manifests: Iterable[Manifest]) -> Resul
         state=state.name,
         tone=state.tone,
         headline=state.headline,
+        caution=EXPERIMENTAL if is_experimental(result.model) else "",
         sentences=_sentences(result),
         findings=tuple(_finding_view(finding, manifest) for finding in result.findings),
         limits=limits(result),
         image=_image_view(stored),
         chart=_chart(result),
-        model=None if manifest is None else _model_view(manifest),
+        marks=mark_table(result),
+        model=None if manifest is None else model_view(manifest),
         facts=tuple(_facts(stored, manifest)),
+        files=tuple(_files(result)),
     )
 
 
@@ -131,23 +132,16 @@ _ABOVE = State(
 _BELOW = State(
     "No finding above threshold", "negative", "The model marks no finding. This does not rule one out."
 )
-_UNTOLD = frozenset({"failed", "neutral"})
+_NOTHING = State("Nothing to rate", "neutral", "The model found nothing to rate in these images")
 _NOT_ANALYSED = ("This is not a negative result. Read the study as if Rayhook had not been asked.",)
 
 
 def state_of(result: StudyResult) -> State:
     if result.status is not AnalysisStatus.ANALYSED:
         return _STATES[result.status]
+    if result.found_nothing_to_rate:
+        return _NOTHING
     return _ABOVE if any(finding.positive for finding in result.findings) else _BELOW
-
-
-def percent(probability: float) -> str:
-    """Return a probability for reading; the ends are never rounded to certainty."""
-    if probability < _PERCENT_FROM:
-        return f"< 0.1{_PERCENT}"
-    if probability > _PERCENT_TO:
-        return f"> 99.9{_PERCENT}"
-    return f"{probability * 100:.1f}{_PERCENT}"
 
 
 def day(instant: str | None) -> str:
@@ -156,7 +150,7 @@ def day(instant: str | None) -> str:
 
 def _sentences(result: StudyResult) -> tuple[str, ...]:
     if result.status is AnalysisStatus.ANALYSED:
-        return ()
+        return (NOTHING_TO_RATE,) if result.found_nothing_to_rate else ()
     reason = (f"Reason: {result.reason}",) if result.reason else ()
     return reason + _NOT_ANALYSED
 
@@ -168,16 +162,18 @@ def _finding_view(finding: Finding, manifest: Manifest | None) -> FindingView:
         tone="positive" if finding.positive else "negative",
         probability=percent(finding.probability),
         threshold=percent(finding.threshold),
-        meaning=_meaning(finding, calibrated=manifest is not None),
+        meaning=_meaning(finding, manifest),
         meter_width=round(finding.probability * _METER_WIDTH, 1),
         meter_threshold=round(finding.threshold * _METER_WIDTH, 1),
     )
 
 
-def _meaning(finding: Finding, *, calibrated: bool) -> str:
+def _meaning(finding: Finding, manifest: Manifest | None) -> str:
     threshold = percent(finding.threshold)
-    share = f"{_of_a_hundred(finding.probability)} of 100 images with this value show the finding. "
-    start = f"By the model's calibration, {share}" if calibrated else ""
+    share = (
+        f"{_of_a_hundred(finding.probability)} of 100 {unit_of(manifest)} with this value show the finding. "
+    )
+    start = "" if manifest is None else f"By the model's calibration, {share}"
     if finding.positive:
         return f"{start}From {threshold} the model marks the finding. It may be wrong: look at the images."
     return (
@@ -219,7 +215,12 @@ def _chart(result: StudyResult) -> SliceChart | None:
 
 
 def _key_index(result: StudyResult) -> int:
-    """Return the position of the key image in slice order, found by its own probability."""
+    """Return the position of the key image in slice order.
+
+    Older results do not have the UIDs in that order: the image is then found by its own probability.
+    """
+    if result.key_image is not None and result.key_image.sop_instance_uid in result.slice_uids:
+        return result.slice_uids.index(result.key_image.sop_instance_uid)
     probabilities = result.slice_probabilities
     if not probabilities:
         return 0
@@ -238,77 +239,38 @@ def _manifest_of(model: ModelIdentity | None, manifests: Iterable[Manifest]) -> 
     return next((m for m in manifests if (m.id, m.weights_sha256) == (model.id, model.weights_sha256)), None)
 
 
-_FIGURES = {
-    "auc": ("Area under the ROC curve", "1 is perfect, 0.5 is chance"),
-    "sensitivity": ("Sensitivity", "of those with the finding, the share that is marked"),
-    "specificity": ("Specificity", "of those without it, the share that is not marked"),
-    "ppv": (
-        "Positive predictive value",
-        "of those marked, the share that has it, at the prevalence of this set",
-    ),
-    "npv": (
-        "Negative predictive value",
-        "of those not marked, the share without it, at the prevalence of this set",
-    ),
-    "brier": ("Brier score", "mean squared error of the probability, 0 is perfect"),
-    "ece": ("Calibration error", "mean gap between probability and observed share"),
-    "abstention": ("Abstained", "the share that the model declined to judge"),
-    "pointing": (
-        "Heatmap on the finding",
-        "of those rightly marked, the share whose hottest point lies on it",
-    ),
-}
-_RATES = frozenset({"sensitivity", "specificity", "ppv", "npv", "abstention", "pointing"})
-
-
-def _model_view(manifest: Manifest) -> ModelView:
-    evaluation = next(iter(manifest.evaluations), None)
-    own = () if evaluation is None or not evaluation.limits else (evaluation.limits,)
-    return ModelView(
-        intended_use=manifest.intended_use,
-        limits=manifest.limits + own,
-        evaluated_on="" if evaluation is None else _evaluated_on(evaluation),
-        figures=() if evaluation is None else tuple(_figures(evaluation.estimates.items())),
-    )
-
-
-def _evaluated_on(evaluation: Evaluation) -> str:
-    return (
-        f"{evaluation.dataset}, {evaluation.subset}: {evaluation.patients} patients, {evaluation.count} "
-        f"{_plural(evaluation.unit, evaluation.count)}, {evaluation.positives} with the finding. "
-        f"Figures are per {evaluation.unit}; intervals are over patients."
-    )
-
-
-def _plural(unit: str, count: int) -> str:
-    return unit if count == 1 or unit.endswith("s") else f"{unit}s"
-
-
-def _figures(estimates: Iterable[tuple[str, Estimate]]) -> Iterable[Figure]:
-    for key, estimate in estimates:
-        name, meaning = _FIGURES.get(key, (key.replace("_", " "), ""))
-        show = percent if key in _RATES else "{:.3f}".format
-        yield Figure(name, meaning, show(estimate.value), f"{show(estimate.low)} to {show(estimate.high)}")
-
-
-def _facts(stored: StoredResult, manifest: Manifest | None) -> Iterable[Fact]:
+def _facts(stored: StoredResult, manifest: Manifest | None) -> Iterator[Fact]:
     result = stored.result
     yield Fact("Analysed", result.analysed_at.strftime("%Y-%m-%d %H:%M UTC"))
     yield Fact("Time taken", f"{result.elapsed_ms / 1000:.1f} s")
     yield Fact("Images", _counts(result))
     if result.aggregation:
-        yield Fact("Study value from", _AGGREGATIONS.get(result.aggregation, result.aggregation))
+        yield Fact("Study value from", aggregation_text(result.aggregation))
     yield Fact("Report in EHR", _delivery(stored))
     if result.model is not None:
-        yield Fact("Model", manifest.title if manifest else result.model.id)
-        yield Fact("Model id and version", f"{result.model.id} {result.model.version}", code=True)
-        yield Fact("Weights SHA-256", result.model.weights_sha256, code=True)
+        yield Fact("Model", marked(manifest.title if manifest else result.model.id, result.model))
+        yield from _model_facts(result.model)
     yield Fact("Study Instance UID", result.study_instance_uid, code=True)
     if result.series_instance_uid:
         yield Fact("Series Instance UID", result.series_instance_uid, code=True)
 
 
-_AGGREGATIONS = {"max_of_median3": "the highest median over three neighbouring slices"}
+def _model_facts(model: ModelIdentity, kind: str = "Model") -> Iterator[Fact]:
+    """Yield which files answered; the finder's after those of the model that rates what it finds."""
+    yield Fact(f"{kind} id and version", f"{model.id} {model.version}", code=True)
+    yield Fact("Weights SHA-256", model.weights_sha256, code=True)
+    if model.manifest_sha256:
+        yield Fact("Manifest SHA-256", model.manifest_sha256, code=True)
+    if model.finder is not None:
+        yield from _model_facts(model.finder, "Finder")
+
+
+def _files(result: StudyResult) -> Iterator[Fact]:
+    for instance in result.instances:
+        if instance.sha256 is not None:
+            yield Fact(instance.sop_instance_uid or "unreadable file", instance.sha256, code=True)
+
+
 _DELIVERIES = {
     DeliveryState.DELIVERED: "written, as preliminary",
     DeliveryState.FAILED: "not written: the EHR did not take it",
@@ -318,7 +280,8 @@ _DELIVERIES = {
 
 
 def _delivery(stored: StoredResult) -> str:
-    if stored.delivery is DeliveryState.NOT_PERMITTED and state_of(stored.result).tone in _UNTOLD:
+    is_analysed = stored.result.status is AnalysisStatus.ANALYSED
+    if stored.delivery is DeliveryState.NOT_PERMITTED and not is_analysed:
         return "not written: there is no result to report"
     return _DELIVERIES[stored.delivery]
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from rayhook.fhir.r4 import ImagingStudySummary
 from rayhook.inference.jobs import JobState, StoredJob, StoredResult
-from rayhook.inference.study import StudyReference
-from rayhook.smart_app.presentation import day, percent, state_of
+from rayhook.inference.statement import NOTHING_TO_RATE, is_experimental
+from rayhook.inference.study import StudyReference, StudyResult
+from rayhook.smart_app.numbers import percent
+from rayhook.smart_app.presentation import day, state_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +96,19 @@ def _analysed(job: StoredJob, results: Mapping[str, StoredResult]) -> StudyView:
     if stored is None:
         return job_view(job)
     state = state_of(stored.result)
-    findings = ", ".join(f"{one.display}: {percent(one.probability)}" for one in stored.result.findings)
     return _view(
         stored.reference,
         state=state.name,
         tone=state.tone,
-        note=findings or stored.result.reason or "",
+        note=_note(stored.result),
         href=f"/results/{stored.id}",
     )
+
+
+def _note(result: StudyResult) -> str:
+    findings = ", ".join(f"{one.display}: {percent(one.probability)}" for one in result.findings)
+    told = NOTHING_TO_RATE if result.found_nothing_to_rate else findings or result.reason or ""
+    return f"{told} (experimental model)" if is_experimental(result.model) else told
 
 
 def _view(

@@ -4,7 +4,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,6 +44,7 @@ from rayhook.inference.study import (
     Finding,
     InstanceResult,
     KeyImage,
+    Mark,
     ModelIdentity,
     StudyReference,
     StudyResult,
@@ -160,6 +161,24 @@ def study_result(
     )
 
 
+def rated_result(study_instance_uid: str, *marks: tuple[int, Mark], **changes: object) -> StudyResult:
+    """A result of a model that rates points: marks by the number of their slice, from 0."""
+    whole = study_result(study_instance_uid)
+    images = tuple(
+        replace(one, sha256=f"{n:064x}", marks=tuple(mark for number, mark in marks if number == n))
+        for n, one in enumerate(whole.instances)
+    )
+    model = replace(MODEL, manifest_sha256="ef" * 32, finder=replace(MODEL, id="ct-finder"))
+    result = replace(
+        whole,
+        model=model,
+        aggregation="mean_logit_of_4_slices",
+        instances=images,
+        slice_uids=tuple(image.sop_instance_uid or "" for image in reversed(images)),
+    )
+    return replace(result, **changes)
+
+
 def _finding(probability: float) -> Finding:
     return Finding("4147007", SNOMED, "Mass", probability, 0.4, probability >= 0.4)
 
@@ -242,6 +261,9 @@ class World:
         """The latest events, newest first."""
         with self.database.sessions() as session:
             return list(recent(session, self.keyring, limit=50))
+
+    def store_result(self, patient_id: str, result: StudyResult) -> str:
+        return self.complete(self.enqueue(patient_id, study=result.study_instance_uid), result)
 
     def kinds(self) -> list[str]:
         return [str(record.kind) for record in self.audited()]

@@ -1,8 +1,11 @@
 import re
+from dataclasses import replace
 
 import pytest
 
-from rayhook.inference.study import AnalysisStatus
+from rayhook.inference.statement import EXPERIMENTAL
+from rayhook.inference.study import AnalysisStatus, Mark
+from tests.unit.smart_app.conftest import MODEL, rated_result, study_result
 
 INLINE = re.compile(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=|javascript:", re.IGNORECASE)
 
@@ -182,3 +185,69 @@ def test_another_patients_job_is_not_found(world, browser):
 def test_static_files(world, name, status):
     with world.browser() as browser:
         assert browser.get(f"{world.base_url}/smart/static/{name}").status_code == status
+
+
+@pytest.fixture
+def page_of(world, browser):
+    """Return the page of a result once it is stored."""
+    return lambda result: (
+        browser.get(f"{world.base_url}/results/{world.store_result('phantom-a', result)}").text
+    )
+
+
+@pytest.mark.parametrize("status", [AnalysisStatus.ANALYSED, AnalysisStatus.ABSTAINED])
+def test_page_of_an_experimental_model_says_so(page_of, status):
+    page = page_of(study_result("1.2.3.9", status))
+    assert EXPERIMENTAL in page
+    assert "Brain MRI FLAIR lesion (experimental)" in page
+
+
+def test_page_of_a_validated_model_does_not_say_experimental(page_of):
+    result = replace(study_result("1.2.3.9"), model=replace(MODEL, experimental=False))
+    assert "experimental" not in page_of(result).lower()
+
+
+def test_list_of_studies_says_experimental(world, browser):
+    world.store("phantom-a")
+    page = browser.get(f"{world.base_url}/patient").text
+    assert "Mass: 87.0\N{NO-BREAK SPACE}% (experimental model)" in page
+
+
+def test_page_lists_the_points_rated(page_of):
+    page = page_of(rated_result("1.2.3.9", (2, Mark(111, 222, 0.9, 0.8, positive=True))))
+    assert "The one point rated" in page
+    assert "<td>111</td><td>222</td>" in page
+
+
+def test_page_says_the_aggregation_in_words(page_of):
+    assert "the point rated highest, each by its mean logit" in page_of(rated_result("1.2.3.9"))
+
+
+@pytest.mark.parametrize("digest", [f"{3:064x}", "ef" * 32, "ct-finder 1.0.0"])
+def test_page_shows_the_digests_of_what_made_the_result(page_of, digest):
+    assert digest in page_of(rated_result("1.2.3.9"))
+
+
+NOTHING = rated_result("1.2.3.9", findings=(), key_image=None, reason="no point was like it")
+
+
+def test_page_of_nothing_to_rate_rules_nothing_out(page_of):
+    page = page_of(NOTHING)
+    assert "The model found nothing to rate" in page
+    assert "does not rule out what it looks for" in page
+    assert "No finding above threshold" not in page
+
+
+def test_list_of_studies_says_nothing_to_rate(world, browser):
+    world.store_result("phantom-a", NOTHING)
+    page = browser.get(f"{world.base_url}/patient").text
+    assert "Nothing to rate" in page
+    assert "No finding above threshold" not in page
+
+
+def test_page_counts_by_the_unit_of_the_figures(page_of):
+    assert "about 87 of 100 slices with this value show the finding" in page_of(study_result("1.2.3.9"))
+
+
+def test_results_stored_before_the_digests_are_still_shown(page_of):
+    assert "SHA-256 of the" not in page_of(study_result("1.2.3.9"))
