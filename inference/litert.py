@@ -15,6 +15,7 @@ from rayhook.fhir.errors import EngineUnavailable, ModelIntegrityError
 from rayhook.inference.model import (
     assign_weights,
     build_resnet50,
+    early_count,
     feature_count,
     serving_model,
     write_atomically,
@@ -22,17 +23,21 @@ from rayhook.inference.model import (
 from rayhook.inference.preprocess import Float
 from rayhook.inference.registry import Manifest, ModelPackage
 
-_EXPORT_VERSION = 1
+_EXPORT_VERSION = 2
 _EXPORT_TIMEOUT_S = 300.0
 _GOLDEN_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOutput:
-    """logits: (n, labels).  features: (n, feature_count).  cam: (n, h, w, labels), its average is the logit."""
+    """logits: (n, labels).  features: (n, feature_count).  early: (n, early_count).
+
+    cam: (n, h, w, labels), its average is the logit.
+    """
 
     logits: Float
     features: Float
+    early: Float
     cam: Float
 
 
@@ -46,6 +51,7 @@ class EngineSpecification:
     map_side: int
     labels: int
     features: int
+    early: int
     golden_logits: tuple[float, ...]
     threads: int
 
@@ -55,14 +61,15 @@ class EngineSpecification:
 
     @property
     def output_length(self) -> int:
-        """Return the number of floats of one image's logits, features and map."""
-        return self.labels + self.features + self.map_side**2 * self.labels
+        """Return the number of floats of one image's logits, features, early features and map."""
+        return self.labels + self.features + self.early + self.map_side**2 * self.labels
 
     def unpack(self, flat: Float) -> EngineOutput:
         """Return rows of output_length floats (n, …) as the engine's output."""
-        features = self.labels + self.features
-        cam = flat[:, features:].reshape(-1, self.map_side, self.map_side, self.labels)
-        return EngineOutput(flat[:, : self.labels], flat[:, self.labels : features], cam)
+        ends = np.cumsum([self.labels, self.features, self.early])
+        logits, features, early, cam = np.split(flat, ends, axis=1)
+        shaped = cam.reshape(-1, self.map_side, self.map_side, self.labels)
+        return EngineOutput(logits=logits, features=features, early=early, cam=shaped)
 
 
 def golden_input(input_size: int) -> Float:
@@ -124,7 +131,7 @@ class Runtime:
     def infer(self, image: Float) -> Float:
         """Return one image's outputs, flat (output_length,)."""
         output = self._run(image=image[np.newaxis])
-        return np.concatenate([output[name].ravel() for name in ("logits", "features", "cam")])
+        return np.concatenate([output[name].ravel() for name in ("logits", "features", "early", "cam")])
 
 
 def specify(package: ModelPackage, cache_dir: Path, *, threads: int) -> EngineSpecification:
@@ -138,6 +145,7 @@ def specify(package: ModelPackage, cache_dir: Path, *, threads: int) -> EngineSp
         map_side=manifest.map_side,
         labels=len(manifest.labels),
         features=feature_count(manifest.stages),
+        early=early_count(manifest.stages),
         golden_logits=manifest.golden_logits,
         threads=threads,
     )

@@ -29,10 +29,16 @@ def feature_count(stages: int) -> int:
     return 4 * _STAGES[stages - 1][1]
 
 
+def early_count(stages: int) -> int:
+    """Return the number of channels of the stages before the last: 1792 with all four."""
+    return sum(4 * width for _, width in _STAGES[: stages - 1])
+
+
 def build_resnet50(input_size: int, labels: int, *, output_stride: int = 32, stages: int = 4) -> Any:
-    """Return a Keras model: (n, s, s, 3) to logits, features, cam and feature_map.
+    """Return a Keras model: (n, s, s, 3) to logits, features, early, cam and feature_map.
 
     logits: (n, labels).  features: (n, feature_count), the average of feature_map.
+    early: (n, early_count), the averages of the stages before the last, in order.
     cam: (n, h, w, labels), the linear head on each cell of the map: its average is the logit, and up
     to a constant it is the Grad-CAM of this network before the rectifier, without a gradient.
     stages: how many of the four are kept.  output_stride: 4, 8, 16 or 32, at most what the stages come
@@ -45,13 +51,17 @@ def build_resnet50(input_size: int, labels: int, *, output_stride: int = 32, sta
     x = keras.layers.ZeroPadding2D(3, name="conv1_pad")(image)
     x = keras.layers.Conv2D(64, 7, strides=2, activation="relu", name="conv1")(x)
     x = keras.layers.MaxPooling2D(3, strides=2, padding="same", name="pool1")(x)
+    ends = []
     for stage, (blocks, width) in enumerate(_STAGES[:stages], start=1):
         for block in range(blocks):
             flat = stage == 1 or block > 0 or 2 ** (stage + 1) > output_stride
             x = _bottleneck(x, width, stride=1 if flat else 2, name=f"layer{stage}.{block}", first=block == 0)
+        ends.append(x)
     features = keras.layers.GlobalAveragePooling2D(name="features")(x)
     head = keras.layers.Dense(labels, name="head")
     outputs = {"logits": head(features), "features": features, "cam": head(x), "feature_map": x}
+    early = [keras.layers.GlobalAveragePooling2D(name=f"early{k}")(end) for k, end in enumerate(ends[:-1])]
+    outputs["early"] = keras.layers.Concatenate(name="early")(early)
     return keras.Model(image, outputs, name="resnet50")
 
 
@@ -59,7 +69,7 @@ def serving_model(model: Any) -> Any:
     """Return the same network without feature_map among its outputs: what an engine runs."""
     import keras
 
-    outputs = {name: model.output[name] for name in ("logits", "features", "cam")}
+    outputs = {name: model.output[name] for name in ("logits", "features", "early", "cam")}
     return keras.Model(model.input, outputs, name="resnet50_serving")
 
 

@@ -84,7 +84,8 @@ def _on_tissue_scale(crop: Float) -> Float:
     """Return the crop with lung at _BELOW_LUNG / _RANGE and soft tissue 1 / _RANGE above it."""
     lung, tissue = tissue_levels(crop)
     scaled = (crop - np.float32(lung)) / np.float32(tissue - lung)
-    return np.clip((scaled + np.float32(_BELOW_LUNG)) / np.float32(_RANGE), 0.0, 1.0).astype(np.float32)
+    plane = np.clip((scaled + np.float32(_BELOW_LUNG)) / np.float32(_RANGE), 0.0, 1.0)
+    return np.asarray(plane, np.float32)
 
 
 def to_patch_plane(

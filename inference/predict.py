@@ -18,6 +18,7 @@ class AbstainReason(StrEnum):
     """Why a model gives no answer."""
 
     CONSTANT_IMAGE = "constant_image"
+    NOT_THE_INTENDED_IMAGE = "not_the_intended_image"
     NON_FINITE_OUTPUT = "non_finite_output"
     OUT_OF_DISTRIBUTION = "out_of_distribution"
 
@@ -54,9 +55,10 @@ def predict(
     batch = images[np.newaxis] if images.ndim == 3 else images  # noqa: PLR2004
     output = engine.run(batch, timeout_s)
     distances, is_far = _far(package, output.features)
+    is_other = _other(package, output)
     predictions = []
     for index, image in enumerate(batch):
-        reason = _reason(image, output, index, is_far[index])
+        reason = _reason(image, output, index, is_far=is_far[index], is_other=is_other[index])
         predictions += [
             _answer(label, output.logits[index, k], output.cam[index, :, :, k], distances[index], reason)
             for k, label in enumerate(package.manifest.labels)
@@ -90,11 +92,31 @@ def _far(package: ModelPackage, features: Float) -> tuple[NDArray[np.float64], N
     return distances, distances > ood.threshold
 
 
-def _reason(image: Float, output: EngineOutput, index: int, is_far: np.bool_) -> AbstainReason | None:
+def _other(package: ModelPackage, output: EngineOutput) -> NDArray[np.bool_]:
+    """Return which images the input check tells to be something else than the model is meant for."""
+    check = package.manifest.check
+    if check is None:
+        return np.zeros(len(output.features), np.bool_)
+    kernel, bias = package.check
+    values = inner_averages(output.early, output.features) @ kernel + bias
+    return np.asarray(values > check.threshold)
+
+
+def inner_averages(early: Float, features: Float) -> Float:
+    """Return what the input check looks at (n, early_count + feature_count), on a scale that tames peaks."""
+    averages: Float = np.sqrt(np.maximum(np.concatenate([early, features], axis=1), 0.0))
+    return averages
+
+
+def _reason(
+    image: Float, output: EngineOutput, index: int, *, is_far: np.bool_, is_other: np.bool_
+) -> AbstainReason | None:
     if not (np.isfinite(output.logits[index]).all() and np.isfinite(output.features[index]).all()):
         return AbstainReason.NON_FINITE_OUTPUT
     if image[..., 0].std() < _FLAT_STD:
         return AbstainReason.CONSTANT_IMAGE
+    if is_other:
+        return AbstainReason.NOT_THE_INTENDED_IMAGE
     return AbstainReason.OUT_OF_DISTRIBUTION if is_far else None
 
 

@@ -22,6 +22,8 @@ WEIGHTS = "weights.safetensors"
 _TINY = 1e-12
 
 REFERENCE = "reference.features"
+CHECK_KERNEL = "check.kernel"
+CHECK_BIAS = "check.bias"
 
 
 class ModelStatus(StrEnum):
@@ -125,6 +127,17 @@ class OutOfDistribution:
 
 
 @dataclass(frozen=True, slots=True)
+class InputCheck:
+    """A linear rule on the network's inner averages that tells images the model is not meant for.
+
+    threshold: of the rule's value, above which there is no answer.  kinds: of images it learnt to tell.
+    """
+
+    threshold: float
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """A figure with its 95 % confidence interval."""
 
@@ -215,6 +228,7 @@ class Manifest:
     finder: str | None = None
     enabled: bool = True
     stages: int = 4
+    check: InputCheck | None = None
     quantisation: Quantisation | None = None
     evaluations: tuple[Evaluation, ...] = ()
     abstentions: tuple[Abstention, ...] = ()
@@ -262,15 +276,25 @@ class ModelPackage:
 
     @cached_property
     def reference(self) -> Float:
-        """Return features (m, 2048) of training images, each of length 1; read once.
+        """Return features (m, feature_count) of training images, each of length 1; read once.
 
         Raises ModelIntegrityError as verify does.
         """
-        pinned = self.manifest.weights_sha256
-        features = load_weights(self.weights_path, sha256=pinned, prefix=REFERENCE).get(REFERENCE)
-        if features is None:
-            raise ModelIntegrityError(f"weights file lacks {REFERENCE}")
-        return unit_rows(features)
+        return unit_rows(self._array(REFERENCE))
+
+    @cached_property
+    def check(self) -> tuple[Float, Float]:
+        """Return the input check's kernel (early_count + feature_count,) and bias (1,); read once.
+
+        Raises ModelIntegrityError as verify does.
+        """
+        return self._array(CHECK_KERNEL), self._array(CHECK_BIAS)
+
+    def _array(self, name: str) -> Float:
+        arrays = load_weights(self.weights_path, sha256=self.manifest.weights_sha256, prefix=name)
+        if name not in arrays:
+            raise ModelIntegrityError(f"weights file lacks {name}")
+        return arrays[name]
 
 
 def unit_rows(features: Float) -> Float:

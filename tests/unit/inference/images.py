@@ -118,7 +118,9 @@ class SpotEngine:
         logits = np.where(bright > 0.01, 3.0, -3.0).astype(np.float32)[:, None]
         features = np.where(strange[:, None], [[0.0, 1.0]], [[1.0, 0.0]]).astype(np.float32)
         cam = np.repeat(np.repeat(logits[:, None, None, :], 4, axis=1), 4, axis=2)
-        return EngineOutput(logits=logits, features=features, cam=cam)
+        return EngineOutput(
+            logits=logits, features=features, early=np.zeros((len(batch), 0), np.float32), cam=cam
+        )
 
     def close(self) -> None:
         """Nothing is held."""

@@ -31,6 +31,7 @@ def test_outputs_have_their_shapes(model):
     assert shapes == {
         "logits": (None, 2),
         "features": (None, 2048),
+        "early": (None, 1792),
         "cam": (None, 4, 4, 2),
         "feature_map": (None, 4, 4, 2048),
     }
@@ -104,3 +105,14 @@ def test_a_file_that_is_not_safetensors_is_refused(tmp_path):
     digest = "8667e718294e9e0df1d30600ba3eeb201f764aad2dad72748643e4a285e1d1f7"
     with pytest.raises(ModelIntegrityError, match="not safetensors"):
         load_weights(path, sha256=digest)
+
+
+def test_a_network_of_fewer_stages_ends_with_them():
+    shapes = {
+        name: tuple(t.shape) for name, t in build_resnet50(96, 1, output_stride=8, stages=2).output.items()
+    }
+    assert (shapes["cam"], shapes["features"], shapes["early"]) == (
+        (None, 12, 12, 1),
+        (None, 512),
+        (None, 256),
+    )
