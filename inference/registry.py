@@ -63,6 +63,7 @@ class Label:
 
     threshold: calibrated probability from which the answer is positive.
     cam_scale: value of the class activation map that is shown as full heat.
+    unsure: (low, high): a probability within low <= p < high is no answer but "not sure".
     """
 
     name: str
@@ -72,6 +73,11 @@ class Label:
     calibration: Calibration
     cam_scale: float
     radlex: Coding | None = None
+    unsure: tuple[float, float] | None = None
+
+    def is_unsure(self, probability: float) -> bool:
+        """Return whether a probability is too near to the threshold to be an answer."""
+        return self.unsure is not None and self.unsure[0] <= probability < self.unsure[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,13 @@ import tensorflow as tf
 
 from rayhook.inference.training.recipe import Augmentation
 
+UNKNOWN = -1.0
+"""What a mask says where nothing is known of the plane."""
+
+_LESION = 0.5
+_ROOM = 3
+_DARK_SHARE = 0.4
+
 
 class KeyedSeed(keras.random.SeedGenerator):  # type: ignore[misc]  # keras ships no types
     """Seeds from a sample's key: the n-th draw on a key is the same whenever it is made."""
@@ -63,6 +70,56 @@ class RandomAffine(keras.layers.Layer):  # type: ignore[misc]
         return keras.random.uniform((), -factor, factor, seed=self.generator)
 
 
+class RandomEdges(keras.layers.Layer):  # type: ignore[misc]
+    """Move sides of a plane in, up to the lesion; (1, n, n, 2) of plane and mask, the mask UNKNOWN beyond."""
+
+    generator: KeyedSeed
+
+    def __init__(self, probability: float) -> None:
+        super().__init__(dtype="float32")
+        self.probability = probability
+
+    def call(self, both: Any) -> Any:
+        lesion = both[0, ..., 1] > _LESION
+        top, bottom = self._line(tf.reduce_any(lesion, axis=1))
+        left, right = self._line(tf.reduce_any(lesion, axis=0))
+        inside = _between(top, bottom, both.shape[1])[:, tf.newaxis] & _between(left, right, both.shape[2])
+        mirrored = tf.gather(both[0], _mirror(top, bottom, both.shape[1]), axis=0)
+        mirrored = tf.gather(mirrored, _mirror(left, right, both.shape[2]), axis=1)
+        is_dark = self._uniform() < _DARK_SHARE
+        plane = tf.where(inside, both[0, ..., 0], tf.where(is_dark, 0.0, mirrored[..., 0]))
+        return tf.stack([plane, tf.where(inside, both[0, ..., 1], UNKNOWN)], axis=-1)[tf.newaxis]
+
+    def _line(self, lesion: Any) -> tuple[Any, Any]:
+        """Return the first and the last place of a line (n,) that stays, both outside the lesion."""
+        size = lesion.shape[0]
+        places = tf.where(lesion)[:, 0]
+        found = tf.size(places) > 0
+        first = tf.where(found, tf.reduce_min(places), size // 2)
+        last = tf.where(found, tf.reduce_max(places), size // 2)
+        start = self._part() * tf.cast(tf.maximum(first - _ROOM, 0), tf.float32)
+        stop = self._part() * tf.cast(tf.maximum(size - 1 - last - _ROOM, 0), tf.float32)
+        return tf.cast(start, tf.int64), size - 1 - tf.cast(stop, tf.int64)
+
+    def _part(self) -> Any:
+        return tf.where(self._uniform() < self.probability, self._uniform(), 0.0)
+
+    def _uniform(self) -> Any:
+        return keras.random.uniform((), seed=self.generator)
+
+
+def _between(first: Any, last: Any, size: int) -> Any:
+    places = tf.range(size, dtype=tf.int64)
+    return (places >= first) & (places <= last)
+
+
+def _mirror(first: Any, last: Any, size: int) -> Any:
+    """Return for each place of a line the place within first..last that it mirrors."""
+    length = tf.maximum(last - first, 1)
+    turn = tf.math.floormod(tf.range(size, dtype=tf.int64) - first, 2 * length)
+    return first + tf.where(turn > length, 2 * length - turn, turn)
+
+
 class RandomGamma(keras.layers.Layer):  # type: ignore[misc]
     """Raise a 0..1 plane to a random power exp(u), u in -factor..factor."""
 
@@ -82,17 +139,25 @@ class Augmenter:
 
     def __init__(self, recipe: Augmentation) -> None:
         self._seeds = KeyedSeed()
+        self._edges = RandomEdges(recipe.edges) if recipe.edges > 0 else None
+        self._shift = np.array([0.0, -UNKNOWN], np.float32)
         self._geometry = [RandomAffine(recipe), *_flips(recipe)]
         self._values = [RandomGamma(recipe.gamma), *_values(recipe)]
-        for layer in (*self._geometry, *self._values):
+        for layer in (*([self._edges] if self._edges else []), *self._geometry, *self._values):
             _draw_from(layer, self._seeds)
 
     def __call__(self, plane: Any, mask: Any, key: Any) -> tuple[Any, Any]:
         """Return changed plane and mask, each (size, size) float32; see sample_key for the key."""
         self._seeds.restart(key)
         both = tf.stack([plane, mask], axis=-1)[tf.newaxis]
+        if self._edges is not None:
+            both = (
+                self._edges(both) + self._shift
+            )  # now 0, with which a plane's surroundings are filled, is UNKNOWN
         for layer in self._geometry:
             both = layer(both, training=True) if isinstance(layer, keras.layers.RandomFlip) else layer(both)
+        if self._edges is not None:
+            both -= self._shift
         image = both[..., :1]
         for layer in self._values:
             image = layer(image) if isinstance(layer, RandomGamma) else layer(image, training=True)

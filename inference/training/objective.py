@@ -35,6 +35,7 @@ class Objective:
         if options.mask_loss > 0:
             target = cell_targets(batch.masks, cells.shape[1])
             dense = tf.nn.weighted_cross_entropy_with_logits(target, cells[..., 0], options.mask_positive)
+            dense *= known_cells(batch.masks, cells.shape[1])
             loss += options.mask_loss * tf.reduce_sum(batch.shares * tf.reduce_mean(dense, axis=(1, 2)))
         return loss
 
@@ -54,8 +55,18 @@ def balance(targets: NDArray[np.float32], weights: NDArray[np.float32]) -> tuple
 
 def cell_targets(masks: Any, side: int) -> Any:
     """Return for each cell of a map (n, side, side) how far it is lesion: 1 from a quarter of its area."""
-    share = tf.image.resize(masks[..., tf.newaxis], (side, side), method="area")[..., 0]
+    share = _shares(tf.maximum(masks, 0.0), side)
     return tf.minimum(share / _FULL_CELL, 1.0)
+
+
+def known_cells(masks: Any, side: int) -> Any:
+    """Return 1 for each cell of a map (n, side, side) that is known for the most part, else 0; see UNKNOWN."""
+    known = tf.cast(tf.greater_equal(masks, 0.0), tf.float32)
+    return tf.cast(tf.greater(_shares(known, side), _SURE), tf.float32)
+
+
+def _shares(masks: Any, side: int) -> Any:
+    return tf.image.resize(masks[..., tf.newaxis], (side, side), method="area")[..., 0]
 
 
 def score_images(labels: NDArray[np.int64], logits: NDArray[np.float64]) -> tuple[float, float]:

@@ -96,9 +96,13 @@ class Data:
 class Augmentation:
     """Random changes of a training plane; fractions of the side, of a turn, of the 0..1 range.
 
+    edges: probability that a side of the plane is moved in, up to the lesion, before all else; what is
+    cut off is mirrored or black, and counts for nothing.  Where lesions lie in the middle of every
+    labelled crop, the crop's own edge would tell where they are.
     rotation: 0.5 is any turn.  erasing: probability that a box of 2 to 8 % of the plane is blackened.
     """
 
+    edges: float = 0.0
     flip: bool = True
     flip_vertical: bool = False
     rotation: float = 0.04
@@ -180,6 +184,7 @@ class ManifestWords:
     labels: tuple[LabelWords, ...]
     licence: str
     training_data: str
+    also_modalities: tuple[str, ...] = ()
     sequence: SequenceRule | None = None
     tomography: TomographyRule | None = None
     view: ViewRule | None = None

@@ -23,7 +23,7 @@ from rayhook.inference.model import (
     save_weights,
     weights_of,
 )
-from rayhook.inference.preprocess import normalise
+from rayhook.inference.preprocess import normalise, to_channels
 from rayhook.inference.training.checkpoint import (
     BEST,
     HISTORY,
@@ -228,10 +228,7 @@ class Trainer:
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
     def _replica_step(self, batch: Batch) -> Any:
-        preprocessing = self.recipe.preprocessing
-        images = (batch.planes[..., tf.newaxis] - tf.constant(preprocessing.mean)) / tf.constant(
-            preprocessing.std
-        )
+        images = to_channels(batch.planes[..., tf.newaxis], recipe=self.recipe.preprocessing)
         with tf.GradientTape() as tape:
             loss = self._loss(images, batch)
             scaled = self._optimizer.scale_loss(loss)
