@@ -1,3 +1,5 @@
+import hashlib
+
 import cv2
 import numpy as np
 import pytest
@@ -61,6 +63,15 @@ def test_an_analysed_instance_names_the_model(analyser):
 def test_an_analysed_instance_has_no_reason(analyser):
     result = analyser.instance(dicom_slice())
     assert (result.reason, result.error_code) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [dicom_slice(), dicom_slice(noise=True), dicom_slice(**CT), b"not dicom"],
+    ids=["analysed", "abstained", "out of scope", "refused"],
+)
+def test_every_result_has_the_digest_of_its_file(analyser, data):
+    assert analyser.instance(data).sha256 == hashlib.sha256(data).hexdigest()
 
 
 def test_an_instance_unlike_the_training_images_has_no_findings(analyser):
@@ -148,6 +159,10 @@ def test_the_overlay_is_as_large_as_the_image(analyser):
 
 def test_there_is_a_probability_for_each_slice(analyser):
     assert len(analyser.study(WITH_LESION).slice_probabilities) == 8
+
+
+def test_the_slices_of_a_study_are_named_in_anatomical_order(analyser):
+    assert analyser.study(WITH_LESION[::-1]).slice_uids == tuple(f"{SERIES_UID}.{n}" for n in range(1, 9))
 
 
 def test_the_engine_gets_batches(analyser, engine):
