@@ -26,7 +26,7 @@ from rayhook.inference.study import (
     ModelIdentity,
     StudyResult,
 )
-from rayhook.inference.verdict import conclude
+from rayhook.inference.verdict import NOT_SURE, NOT_SURE_CODE, conclude
 
 # The engine takes images one by one: a small batch lets it begin while later images are still coming in.
 BATCH = 8
@@ -189,16 +189,16 @@ def _answered(
 ) -> _Answered:
     attributes = ready.attributes
     one = Slice(attributes, ready.display, ready.manifest, readings)
-    reasons = _abstentions(readings) if not one.is_answered else []
+    code, reason = _no_answer(one)
     result = InstanceResult(
         sop_instance_uid=attributes.sop_instance_uid,
         study_instance_uid=attributes.study_instance_uid,
         series_instance_uid=attributes.series_instance_uid,
-        status=AnalysisStatus.ANALYSED if one.is_answered else AnalysisStatus.ABSTAINED,
-        findings=one.findings,
+        status=AnalysisStatus.ANALYSED if code is None else AnalysisStatus.ABSTAINED,
+        findings=one.findings if code is None else (),
         model=identity,
-        error_code=reasons[0] if reasons else None,
-        reason=f"the model gave no answer: {', '.join(reasons)}" if reasons else one.reason,
+        error_code=code,
+        reason=reason or one.reason,
         elapsed_ms=elapsed_ms,
         marks=one.marks,
         sha256=ready.sha256,
@@ -206,8 +206,12 @@ def _answered(
     return _Answered(one, result)
 
 
-def _abstentions(readings: Iterable[Reading]) -> list[str]:
-    return sorted({str(p.reason) for r in readings for p in r.predictions if p.reason is not None})
+def _no_answer(one: Slice) -> tuple[str | None, str | None]:
+    """Return the code and the reason of an image that has no answer, twice None where it has one."""
+    if one.is_answered:
+        return (NOT_SURE_CODE, NOT_SURE) if one.is_unsure else (None, None)
+    reasons = sorted({str(p.reason) for r in one.readings for p in r.predictions if p.reason is not None})
+    return reasons[0], f"the model gave no answer: {', '.join(reasons)}"
 
 
 def _without_answer(

@@ -49,6 +49,11 @@ class Slice:
         )
 
     @property
+    def is_unsure(self) -> bool:
+        """Return whether the answer, read by itself, is too near to the threshold to be one."""
+        return bool(self.findings) and _all_unsure(self.manifest, self.findings)
+
+    @property
     def marks(self) -> tuple[Mark, ...]:
         """Return the points that were rated."""
         return tuple(_mark(reading) for reading in self.readings if reading.candidate is not None)
@@ -76,9 +81,15 @@ class SeriesAnalysis:
     reason: str | None = None
 
     @property
+    def is_unsure(self) -> bool:
+        """Return whether the answer is too near to the threshold to be one."""
+        return bool(self.findings) and _all_unsure(self.manifest, self.findings)
+
+    @property
     def rank(self) -> tuple[bool, float]:
-        """Return what orders series: a positive one first, then the more probable one."""
-        return max(((f.positive, f.probability) for f in self.findings), default=(False, 0.0))
+        """Return what orders series: one that is surely positive first, then the more probable one."""
+        sure = not self.is_unsure
+        return max(((f.positive and sure, f.probability) for f in self.findings), default=(False, 0.0))
 
     @property
     def slice_probabilities(self) -> tuple[float, ...]:
@@ -183,6 +194,11 @@ def _by_nodule(ordered: tuple[Slice, ...]) -> SeriesAnalysis:
         shown=shown,
         reason=None if rated else _NO_CANDIDATE,
     )
+
+
+def _all_unsure(manifest: Manifest, findings: Sequence[Finding]) -> bool:
+    pairs = zip(manifest.labels, findings, strict=True)
+    return all(label.is_unsure(finding.probability) for label, finding in pairs)
 
 
 def _leading(findings: Sequence[Finding]) -> int:

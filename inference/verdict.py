@@ -11,6 +11,9 @@ from rayhook.inference.study import AnalysisStatus, InstanceResult, ModelIdentit
 
 _REASONS_TOLD = 3
 
+NOT_SURE_CODE = "not_sure"
+NOT_SURE = "not sure: the probability is too near to the model's threshold to be an answer"
+
 
 def conclude(
     instances: Sequence[InstanceResult],
@@ -67,9 +70,13 @@ def _judge(
     if not analyses[0].findings and abstained:
         # Points were found on those images: that none could be rated is not that there were none.
         return AnalysisStatus.ABSTAINED, _reasons(instances)
+    if analyses[0].is_unsure:
+        return AnalysisStatus.ABSTAINED, NOT_SURE
     is_positive = any(finding.positive for finding in analyses[0].findings)
-    usable = counts[AnalysisStatus.ANALYSED]
-    if not is_positive and too_few_usable(usable=usable, unusable=refused + abstained):
+    # An image that is not sure by itself was read, and its probability is part of the series' answer.
+    unsure = sum(instance.error_code == NOT_SURE_CODE for instance in instances)
+    usable = counts[AnalysisStatus.ANALYSED] + unsure
+    if not is_positive and too_few_usable(usable=usable, unusable=refused + abstained - unsure):
         return AnalysisStatus.ABSTAINED, f"too few images could be used: {_reasons(instances)}"
     return AnalysisStatus.ANALYSED, analyses[0].reason
 

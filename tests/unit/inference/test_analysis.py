@@ -1,4 +1,5 @@
 import hashlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from rayhook.fhir.errors import EngineUnavailable, IdentityConflict
 from rayhook.inference.analysis import BATCH, Analyser
 from rayhook.inference.decode import Decoder
+from rayhook.inference.registry import ModelPackage
 from rayhook.inference.statement import incomplete
 from rayhook.inference.study import AnalysisStatus
 from tests.unit.inference.images import (
@@ -274,3 +276,27 @@ def test_an_engine_that_is_away_is_not_a_result(decoder, tmp_path):
     model = package(tmp_path)
     with pytest.raises(EngineUnavailable):
         Analyser((model,), {model.manifest.id: Away()}, decoder).study(HEALTHY)
+
+
+def unsure_analyser(decoder, tmp_path):
+    """An analyser whose model is never sure of what it marks: every answer above its threshold."""
+    model = package(tmp_path)
+    label = replace(model.manifest.labels[0], unsure=(model.manifest.labels[0].threshold, 1.0))
+    model = ModelPackage(model.folder, replace(model.manifest, labels=(label,)))
+    return Analyser((model,), {model.manifest.id: SpotEngine()}, decoder)
+
+
+def test_an_instance_near_the_threshold_is_not_answered(decoder, tmp_path):
+    result = unsure_analyser(decoder, tmp_path).instance(dicom_slice(lesion=True))
+    assert (result.status, result.error_code, result.findings) == (AnalysisStatus.ABSTAINED, "not_sure", ())
+
+
+def test_a_study_near_the_threshold_is_not_answered(decoder, tmp_path):
+    result = unsure_analyser(decoder, tmp_path).study(WITH_LESION)
+    assert (result.status, result.findings) == (AnalysisStatus.ABSTAINED, ())
+    assert "not sure" in result.reason
+
+
+def test_slices_that_are_unsure_by_themselves_do_not_silence_the_series(decoder, tmp_path):
+    files = [dicom_slice(n, lesion=n in {2, 5, 8}) for n in range(1, 9)]
+    assert unsure_analyser(decoder, tmp_path).study(files).status is AnalysisStatus.ANALYSED
