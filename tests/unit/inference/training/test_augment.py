@@ -69,7 +69,7 @@ def test_other_rows_and_epochs_are_changed_otherwise(augmented, other):
 
 
 def test_contrast_goes_both_ways(augmented, plane):
-    still = {**{name: 0 for name in ("rotation", "zoom", "translation", "brightness", "gamma", "noise")}}
+    still = {**dict.fromkeys(("rotation", "zoom", "translation", "brightness", "gamma", "noise"), 0)}
     recipe = Augmentation(flip=False, erasing=0, contrast=0.3, **still)
     spread = np.array([augmented(recipe, row=row)[0].std() for row in range(12)]) / plane.std()
     assert spread.min() < 0.95
@@ -77,7 +77,7 @@ def test_contrast_goes_both_ways(augmented, plane):
 
 
 def test_erasing_blackens_as_often_as_it_says(augmented):
-    still = {**{name: 0 for name in ("rotation", "zoom", "translation", "brightness", "gamma", "noise")}}
+    still = {**dict.fromkeys(("rotation", "zoom", "translation", "brightness", "gamma", "noise"), 0)}
     recipe = Augmentation(flip=False, erasing=0.5, contrast=0, **still)
     erased = [augmented(recipe, row=row)[0].min() == 0 for row in range(60)]
     assert 0.3 < np.mean(erased) < 0.7

@@ -2,7 +2,14 @@ import msgspec
 import pytest
 
 from rayhook.inference.preprocess import Film, Patch
-from rayhook.inference.training.recipe import RECIPES, MaskHead, Precision, Weighting, find_recipe, read_recipe
+from rayhook.inference.training.recipe import (
+    RECIPES,
+    MaskHead,
+    Precision,
+    Weighting,
+    find_recipe,
+    read_recipe,
+)
 
 RECIPE = RECIPES / "mri_flair_tumour.toml"
 PATCH = 'kind = "patch"\ninput_size = 96\nspacing_mm = 0.6'
@@ -58,7 +65,8 @@ def test_digest_is_of_what_changes_the_weights(changed, before, after, same):
 
 
 @pytest.mark.parametrize(
-    ("table", "kind"), [(PATCH, Patch(input_size=96, spacing_mm=0.6)), ('kind = "film"\ninput_size = 224', Film(224))]
+    ("table", "kind"),
+    [(PATCH, Patch(input_size=96, spacing_mm=0.6)), ('kind = "film"\ninput_size = 224', Film(224))],
 )
 def test_preprocessing_is_of_its_kind(changed, table, kind):
     assert read_recipe(changed(BRAIN, table)).preprocessing == kind
@@ -75,7 +83,9 @@ def test_precision_and_mask_head_have_defaults():
     assert (recipe.precision, recipe.optimisation.mask_head) == (Precision.AUTO, MaskHead.OWN)
 
 
-@pytest.mark.parametrize("name", [str(RECIPE), "mri_flair_tumour", "mri-flair-tumour", "mri_flair_tumour.toml"])
+@pytest.mark.parametrize(
+    "name", [str(RECIPE), "mri_flair_tumour", "mri-flair-tumour", "mri_flair_tumour.toml"]
+)
 def test_a_recipe_is_found_by_path_and_by_name(name):
     assert find_recipe(name).samefile(RECIPE)
 
