@@ -40,16 +40,35 @@ def find_candidates(
     Raises EngineUnavailable if the engine does not answer in time, ModelIntegrityError if it is not
     what the manifest pins.
     """
-    lungs = segment_lungs(hu, pixel_spacing_mm)
+    scores = score_map(
+        hu,
+        segment_lungs(hu, pixel_spacing_mm),
+        pixel_spacing_mm=pixel_spacing_mm,
+        finder=finder,
+        engine=engine,
+    )
+    return pick(scores, pixel_spacing_mm, threshold=finder.manifest.labels[0].threshold)
+
+
+def score_map(
+    pixels: Float,
+    region: Mask,
+    *,
+    pixel_spacing_mm: tuple[float, float],
+    finder: ModelPackage,
+    engine: InferenceEngine,
+) -> Float:
+    """Return the finder's calibrated score of each pixel of a region, 0 outside it; see find_candidates."""
     fields = [
-        prepare(hu, pixel_spacing_mm=pixel_spacing_mm, recipe=finder.manifest.preprocessing, centre=centre)
-        for centre in field_centres(lungs, pixel_spacing_mm, finder.manifest.preprocessing)
+        prepare(
+            pixels, pixel_spacing_mm=pixel_spacing_mm, recipe=finder.manifest.preprocessing, centre=centre
+        )
+        for centre in field_centres(region, pixel_spacing_mm, finder.manifest.preprocessing)
     ]
     if not fields:
-        return ()
+        return np.zeros(region.shape, np.float32)
     output = engine.run(np.stack([field.image for field in fields]), _SECONDS_PER_FIELD * (len(fields) + 2))
-    label = finder.manifest.labels[0]
-    return pick(_heat(fields, output.cam[..., 0], lungs, label), pixel_spacing_mm, threshold=label.threshold)
+    return _heat(fields, output.cam[..., 0], region, finder.manifest.labels[0])
 
 
 def field_centres(

@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from sys import intern
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -19,6 +21,7 @@ LABELS = "labels.csv"
 UNRATED = -1
 
 _COMPLETE = ".complete"
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class DatasetRefused(ValueError):
@@ -32,7 +35,7 @@ class Sample:
     mask: None for an image without a lesion or without a drawing of it.  label: 0 or 1, or UNRATED for a
     row that only trains.  slice: position in its series, 0 where unknown.  group: of rows that show the
     same thing, the path where there is none.  target: what training aims at, 0 to 1.
-    attributes: all columns of the row.
+    attributes: all columns of the row, or none; see read_samples.
     """
 
     path: str
@@ -97,12 +100,17 @@ def find_dataset(name: str, datasets: Path, cache: Path) -> Path:
 
 
 def read_samples(
-    folder: Path, data: Data | None = None, *, include_unrated: bool = False
+    folder: Path,
+    data: Data | None = None,
+    *,
+    include_unrated: bool = False,
+    needs_split: bool = True,
 ) -> tuple[Sample, ...]:
     """Return the rows of folder/labels.csv that carry a label.
 
     data: how the columns are read; by default `label`, and `site` where there is one.
     include_unrated: also the rows that train with a soft target alone, with the label UNRATED.
+    needs_split: whether the column of splits has to be there; without it, the split is "".
     Raises DatasetRefused if a patient is in two splits, a column named in data is missing, or a label
     is neither 0, 1 nor excluded.
     """
@@ -111,7 +119,7 @@ def read_samples(
         columns = set(reader.fieldnames or ())
         rows = list(reader)
     data = data or Data(dataset=folder.name, site="site" if "site" in columns else "")
-    _refuse_missing(columns, data)
+    _refuse_missing(columns if needs_split else columns | {"split"}, data)
     samples = tuple(_sample(row, data) for row in rows)
     refuse_shared_patients(samples)
     trains = data.target is not None and data.target.excluded_rows and include_unrated
@@ -204,20 +212,20 @@ def _refuse_missing(columns: set[str], data: Data) -> None:
         raise DatasetRefused(f"rule named-columns: {LABELS} lacks {', '.join(sorted(named - columns))}")
 
 
-def _sample(row: dict[str, str], data: Data) -> Sample:
+def _sample(row: dict[str, str], data: Data, *, keep: bool) -> Sample:
     label = _label(row, data)
     return Sample(
         path=row["path"],
         mask=row.get("mask") or None,
         label=label,
-        patient_id=row["patient_id"],
-        site=row[data.site] if data.site else "",
+        patient_id=intern(row["patient_id"]),
+        site=intern(row[data.site]) if data.site else "",
         slice=int(row.get("slice") or 0),
-        split=row["split"],
+        split=row.get("split", ""),
         group=row[data.group] if data.group else row["path"],
         spacing_mm=_spacing(row, data.spacing) if data.spacing else None,
         target=float(label) if data.target is None else _soft(row, data.target),
-        attributes=row,
+        attributes=row if keep else _NONE,
     )
 
 
