@@ -66,6 +66,7 @@ def read_instance_attributes(
         burned_in_annotation=top.text("BurnedInAnnotation"),
         window=None if window is None else (window.center, window.width),
         slice_thickness_mm=_first_number(frames, "PixelMeasuresSequence", ("SliceThickness",)),
+        rescale_type=_rescale_type(frames),
         view_position=top.text("ViewPosition"),
     )
 
@@ -105,6 +106,11 @@ def _pixel_spacing(frames: FrameAttributes) -> tuple[float, float] | None:
                 raise invalid(keyword, "must be larger than 0")
             return numbers[0], numbers[1]
     return None
+
+
+def _rescale_type(frames: FrameAttributes) -> str | None:
+    source = frames.within("PixelValueTransformationSequence", "RescaleType")
+    return None if source is None else source.text("RescaleType")
 
 
 def _slice_location(

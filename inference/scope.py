@@ -101,6 +101,8 @@ def _tomography_reasons(attributes: InstanceAttributes, rule: TomographyRule) ->
     thickness = attributes.slice_thickness_mm
     if thickness is not None and thickness > rule.max_thickness_mm:
         yield "SliceThickness", f"SliceThickness is above {rule.max_thickness_mm:g} mm"
+    if attributes.rescale_type not in {None, "HU"}:  # absent, it is HU: PS3.3 C.8.2.1.1.2
+        yield "RescaleType", "RescaleType says that the values are not Hounsfield units"
     if attributes.pixel_spacing_mm is None:
         yield "PixelSpacing", "PixelSpacing is missing, and the model needs the physical scale"
 

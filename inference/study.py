@@ -76,6 +76,7 @@ class InstanceAttributes:
     burned_in_annotation: str | None
     window: tuple[float, float] | None
     slice_thickness_mm: float | None = None
+    rescale_type: str | None = None
     view_position: str | None = None
 
 

@@ -219,7 +219,10 @@ def film_model() -> Manifest:
     )
 
 
-@pytest.mark.parametrize("changes", [{}, {"slice_thickness_mm": None}, {"body_part_examined": None}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"slice_thickness_mm": None}, {"body_part_examined": None}, {"rescale_type": "HU"}],
+)
 def test_axial_chest_ct_is_routed_to_its_model(changes: dict[str, Any]) -> None:
     model = chest_ct_model()
     assert route(replace(CHEST_CT, **changes), (manifest(), model)) is model
@@ -230,6 +233,7 @@ def test_axial_chest_ct_is_routed_to_its_model(changes: dict[str, Any]) -> None:
     [
         ({"slice_thickness_mm": 8.0}, "SliceThickness"),
         ({"pixel_spacing_mm": None}, "PixelSpacing"),
+        ({"rescale_type": "US"}, "RescaleType"),
         ({"image_orientation": CORONAL}, "ImageOrientationPatient"),
         ({"body_part_examined": "ABDOMEN"}, "BodyPartExamined"),
         ({"series_description": "PHANTOM chest"}, "SeriesDescription"),
