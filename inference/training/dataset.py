@@ -103,13 +103,14 @@ def read_samples(
     folder: Path,
     data: Data | None = None,
     *,
-    include_unrated: bool = False,
+    for_training: bool = False,
     needs_split: bool = True,
 ) -> tuple[Sample, ...]:
     """Return the rows of folder/labels.csv that carry a label.
 
     data: how the columns are read; by default `label`, and `site` where there is one.
-    include_unrated: also the rows that train with a soft target alone, with the label UNRATED.
+    for_training: also the rows that train with a soft target alone, with the label UNRATED; and without
+    attributes, which for hundreds of thousands of rows take more memory than all else.
     needs_split: whether the column of splits has to be there; without it, the split is "".
     Raises DatasetRefused if a patient is in two splits, a column named in data is missing, or a label
     is neither 0, 1 nor excluded.
@@ -117,12 +118,11 @@ def read_samples(
     with (folder / LABELS).open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         columns = set(reader.fieldnames or ())
-        rows = list(reader)
-    data = data or Data(dataset=folder.name, site="site" if "site" in columns else "")
-    _refuse_missing(columns if needs_split else columns | {"split"}, data)
-    samples = tuple(_sample(row, data) for row in rows)
+        data = data or Data(dataset=folder.name, site="site" if "site" in columns else "")
+        _refuse_missing(columns if needs_split else columns | {"split"}, data)
+        samples = tuple(_sample(row, data, keep=not for_training) for row in reader)
     refuse_shared_patients(samples)
-    trains = data.target is not None and data.target.excluded_rows and include_unrated
+    trains = data.target is not None and data.target.excluded_rows and for_training
     return tuple(sample for sample in samples if sample.label != UNRATED or trains)
 
 

@@ -62,6 +62,8 @@ class Stream:
         self._targets, self._weights = targets, weights
         self._recipe = recipe
         self._augment = Augmenter(recipe.augmentation)
+        # Traced once and called by each epoch's data set, which would trace it anew for seconds.
+        self._change = tf.function(self._change_eagerly, autograph=False)
 
     @property
     def steps(self) -> int:
@@ -91,25 +93,25 @@ class Stream:
 
     def dataset(self, epoch: int, *, replicas: int = 1, chosen: Sequence[int] = (0,)) -> tf.data.Dataset:
         """Return the batches of the chosen replicas, in turn for each step."""
-        size, seed = self._shards.size, self._recipe.seed
+        size = self._shards.size
         plane = tf.TensorSpec((None, size, size), tf.float32)
         line = tf.TensorSpec((None,), tf.float32)
-        row = tf.TensorSpec((None,), tf.int64)
-
-        def change(batch: Batch, rows: Any) -> Batch:
-            key = sample_key(seed, epoch, rows)
-            planes, masks = self._augment(batch.planes, batch.masks, key)
-            return batch._replace(planes=planes, masks=masks)
-
+        place = tf.TensorSpec((None, 2), tf.int64)
         rows = tf.data.Dataset.from_generator(
-            lambda: map(self._read, self.parts(epoch, replicas=replicas, chosen=chosen)),
-            output_signature=(Batch(plane, plane, line, line), row),
+            lambda: (self._read(p, epoch) for p in self.parts(epoch, replicas=replicas, chosen=chosen)),
+            output_signature=(Batch(plane, plane, line, line), place),
         )
-        changed = rows.unbatch().map(change, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        changed = rows.unbatch().map(self._change, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         share = self._recipe.optimisation.batch // replicas
         return changed.batch(share, drop_remainder=True).prefetch(_PREFETCH)
 
-    def _read(self, part: Part) -> tuple[Batch, NDArray[np.int64]]:
+    def _change_eagerly(self, sample: Batch, place: Any) -> Batch:
+        """Return one sample changed as its place (epoch, row) says."""
+        key = sample_key(self._recipe.seed, place[0], place[1])
+        plane, mask = self._augment(sample.planes, sample.masks, key)
+        return sample._replace(planes=plane, masks=mask)
+
+    def _read(self, part: Part, epoch: int) -> tuple[Batch, NDArray[np.int64]]:
         planes, masks = self._shards.read(self._rows[part.rows])
         targets = self._targets[part.rows]
         if self._recipe.optimisation.mixup > 0:
@@ -118,7 +120,8 @@ class Stream:
             planes = mix * planes + (1 - mix) * others
             masks = mix * masks + (1 - mix) * other_masks
             targets = part.mixes * targets + (1 - part.mixes) * self._targets[part.partners]
-        return Batch(planes, masks, targets, part.shares), self._rows[part.rows]
+        rows = self._rows[part.rows]
+        return Batch(planes, masks, targets, part.shares), np.stack([np.full_like(rows, epoch), rows], axis=1)
 
     def _mixture(self, random: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         alpha = self._recipe.optimisation.mixup

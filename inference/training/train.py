@@ -92,7 +92,7 @@ def train(recipe: Recipe, places: Places, *, console: Console | None = None) -> 
 def prepare(recipe: Recipe, places: Places, *, console: Console) -> Material:
     """Return the rows of the recipe's data set with their planes, preprocessed if the cache lacks them."""
     folder = find_dataset(recipe.data.dataset, places.datasets, places.cache)
-    samples = read_samples(folder, recipe.data, include_unrated=True)
+    samples = read_samples(folder, recipe.data, for_training=True)
     with _progress(console) as progress:
         task = progress.add_task(f"preprocessing {folder.name}", total=len(samples))
         shards = cached_shards(

@@ -55,6 +55,11 @@ def test_columns_are_those_of_the_recipe(tmp_path):
     assert sample.attributes["malignancy"] == "4"
 
 
+def test_rows_for_training_leave_their_attributes(tmp_path):
+    (sample,) = read_samples(_folder(tmp_path, {}), CT, for_training=True)
+    assert dict(sample.attributes) == {}
+
+
 def test_without_a_label_column_a_mask_is_a_positive(tmp_path):
     folder = _folder(tmp_path, {"mask": "m.png"}, {"mask": ""})
     assert [s.label for s in read_samples(folder, replace(CT, label=""))] == [1, 0]
@@ -68,7 +73,7 @@ def test_excluded_labels_are_left_out(tmp_path):
 @pytest.mark.parametrize(("data", "labels"), [(SOFT, [UNRATED, 0]), (CT, [0])])
 def test_excluded_labels_train_with_a_soft_target_alone(tmp_path, data, labels):
     folder = _folder(tmp_path, {"label": "-1"}, {"label": "0"})
-    assert [s.label for s in read_samples(folder, data, include_unrated=True)] == labels
+    assert [s.label for s in read_samples(folder, data, for_training=True)] == labels
 
 
 @pytest.mark.parametrize(("value", "target"), [("0.5", 0.0), ("2", 0.25), ("9", 1.0)])
