@@ -1,6 +1,6 @@
 """From development logits to probabilities: temperature, isotonic, and a choice among them by patient."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,19 +113,27 @@ _METHODS: Mapping[str, Callable[[Values, Labels], AnyCalibration]] = {
     "platt": fit_platt,
     "isotonic": fit_isotonic,
 }
+METHODS = tuple(_METHODS)
 
 
 def choose_calibration(
-    logits: Values, labels: Labels, patients: NDArray[np.str_], *, folds: int = 5, seed: int = 0
+    logits: Values,
+    labels: Labels,
+    patients: NDArray[np.str_],
+    *,
+    methods: Collection[str] = METHODS,
+    folds: int = 5,
+    seed: int = 0,
 ) -> CalibrationChoice:
     """Return the calibration of least log loss on patients that it was not fitted on; the simpler of equals.
 
+    methods: which of METHODS may be chosen; a manifest carries all but isotonic.
     Isotonic is a candidate from 1000 rows, 100 a class and 50 patients on: below, it overfits.
     Raises ValueError if a fold leaves only one class to fit on.
     Source: Niculescu-Mizil and Caruana 2005, doi:10.1145/1102351.1102430 (isotonic needs about 1000 rows)
     """
     place = patient_folds(labels, patients, folds=folds, seed=seed)
-    candidates = [name for name in _METHODS if name != "isotonic" or _enough(labels, patients)]
+    candidates = [m for m in _METHODS if m in methods and (m != "isotonic" or _enough(labels, patients))]
     losses = {name: _held_out_loss(name, logits, labels, place) for name in candidates}
     best = min(candidates, key=lambda name: losses[name])
     return CalibrationChoice(best, _METHODS[best](logits, labels), losses)

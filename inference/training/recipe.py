@@ -151,12 +151,16 @@ class Selection:
 
     dev_share: of the training patients, held for stopping, calibration, threshold and reference.
     sensitivity: that the threshold reaches on the development patients.
-    in_distribution: share of development images inside the out-of-distribution threshold.
+    in_distribution: share of development images inside the out-of-distribution threshold, and inside
+    that of the input check.
+    alpha: share of each class, among new patients, that may be answered wrongly; what would be more is
+    "not sure".
     """
 
     dev_share: float = 0.2
     sensitivity: float = 0.9
     in_distribution: float = 0.99
+    alpha: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
