@@ -2,6 +2,8 @@
 
 import csv
 import hashlib
+import os
+import shutil
 import tarfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +22,6 @@ from rayhook.inference.training.recipe import Data, SoftTarget
 LABELS = "labels.csv"
 UNRATED = -1
 
-_COMPLETE = ".complete"
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
@@ -92,10 +93,14 @@ def find_dataset(name: str, datasets: Path, cache: Path) -> Path:
         raise DatasetRefused(f"rule dataset-exists: neither {name}/{LABELS} nor {name}.tar is in {datasets}")
     size_and_time = f"{archive.stat().st_size}.{archive.stat().st_mtime_ns}"
     target = cache / f"{name}-{hashlib.sha256(size_and_time.encode()).hexdigest()[:12]}"
-    if not (target / _COMPLETE).exists():
+    if not target.exists():
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         with tarfile.open(archive) as tar:
-            tar.extractall(target, filter="data")
-        (target / _COMPLETE).touch()
+            tar.extractall(partial, filter="data")
+        try:
+            partial.replace(target)
+        except OSError:  # another process was faster
+            shutil.rmtree(partial)
     return target / name
 
 
