@@ -64,9 +64,9 @@ def tissue_levels(crop: Float) -> tuple[float, float]:
     left out where it is the fill outside the field of view.
     Source: Otsu 1979, doi:10.1109/TSMC.1979.4310076
     """
-    side = crop.shape[0]
-    rows, columns = np.ogrid[:side, :side]
-    disc = (rows - side // 2) ** 2 + (columns - side // 2) ** 2 < (_DISC_SHARE * side) ** 2
+    height, width = crop.shape
+    rows, columns = np.ogrid[:height, :width]
+    disc = (rows - height // 2) ** 2 + (columns - width // 2) ** 2 < (_DISC_SHARE * min(height, width)) ** 2
     values = np.rint(crop[disc] * _LEVELS).astype(np.uint8)
     fill = values <= int(values.min()) + 1
     if _FILL_SHARE[0] < fill.mean() < _FILL_SHARE[1]:
