@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +18,7 @@ from rayhook.inference.registry import Label, ModelPackage
 MAX_CANDIDATES = 4
 
 _APART_MM = 10.0
+_REACH_MM = 25.0
 _OVERLAP = 0.25
 _EDGE_CELLS = 1
 _SECONDS_PER_FIELD = 5.0
@@ -89,7 +91,10 @@ def field_centres(
 
 
 def pick(heat: Float, pixel_spacing_mm: tuple[float, float], *, threshold: float) -> tuple[Candidate, ...]:
-    """Return the peaks of a map of scores (rows, columns), 0 where nothing was looked at."""
+    """Return the peaks of a map of scores (rows, columns), 0 where nothing was looked at.
+
+    What hangs together around a peak, at half its score or more and within _REACH_MM, is one thing.
+    """
     left = heat.copy()
     rows, columns = np.ogrid[: heat.shape[0], : heat.shape[1]]
     found: list[Candidate] = []
@@ -100,7 +105,8 @@ def pick(heat: Float, pixel_spacing_mm: tuple[float, float], *, threshold: float
             break
         found.append(Candidate(row, column, score))
         apart = ((rows - row) * pixel_spacing_mm[0]) ** 2 + ((columns - column) * pixel_spacing_mm[1]) ** 2
-        left[apart < _APART_MM**2] = 0.0
+        _, parts = cv2.connectedComponents((left >= score / 2).astype(np.uint8))
+        left[(apart < _APART_MM**2) | ((parts == parts[row, column]) & (apart < _REACH_MM**2))] = 0.0
     return tuple(found)
 
 

@@ -92,3 +92,17 @@ def test_only_what_reaches_the_threshold_is_a_candidate(threshold, count):
     heat = np.zeros((50, 50), np.float32)
     heat[25, 25] = 0.7
     assert len(pick(heat, (1.0, 1.0), threshold=threshold)) == count
+
+
+def test_a_large_nodule_is_one_candidate():
+    heat = np.zeros((100, 100), np.float32)
+    heat[40:60, 30:60] = 0.8
+    heat[50, 50] = 0.9
+    assert len(pick(heat, (1.0, 1.0), threshold=0.5)) == 1
+
+
+def test_a_weak_bridge_does_not_join_two():
+    heat = np.zeros((100, 100), np.float32)
+    heat[50, 30:71] = 0.3
+    heat[50, 30], heat[50, 50] = 0.9, 0.8
+    assert len(pick(heat, (1.0, 1.0), threshold=0.5)) == 2
