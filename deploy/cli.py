@@ -23,6 +23,7 @@ from rayhook.fhir.errors import RayhookError
 from rayhook.inference.statement import EXPERIMENTAL, INVESTIGATIONAL_SHORT, probability_text
 from rayhook.inference.training.commands import app as train
 from rayhook.inference.training.commands import crossval
+from rayhook.inference.training.evaluation_command import evaluate
 
 if TYPE_CHECKING:
     from rayhook.deploy.settings import StorageSettings
@@ -43,6 +44,7 @@ app.add_typer(model, name="model")
 app.add_typer(registry, name="registry")
 app.add_typer(train, name="train")
 app.command("crossval")(crossval)
+app.command("evaluate")(evaluate)
 
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of the installation; RAYHOOK_DATA_DIR otherwise.", file_okay=False)

@@ -69,19 +69,38 @@ class Baseline:
 
 
 @dataclass(frozen=True, slots=True)
+class Randomised:
+    """What becomes of the heatmap when a part of the network has random weights.
+
+    count: images.  similarity: size of the rank correlation, cell by cell, with the trained network's
+    map; 1 if the weights do not matter.  pointing: of the random network's map, None without masks.
+    Source: Adebayo et al. 2018, arXiv:1810.03292, section 3 (model parameter randomisation)
+    """
+
+    part: str
+    count: int
+    similarity: Estimate
+    pointing: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """How well the heatmap points at the reader's mask, beside what no model scores.
 
-    count: rows with a mask.  by_chance: a random point.  at_centre: the image's centre.
-    randomised: rank correlation with the map of a network of random weights, 0 if they have nothing in common.
+    count: rows with the finding and a mask.  by_chance: a random point.  at_centre: the image's centre.
+    *_by_cell: at the map's own resolution, where a cell counts as lesion if any part of it does.
+    between_images: similarity, as in Randomised, of the trained maps of different images.
     """
 
     count: int
-    pointing: Estimate
-    iou: Estimate
+    pointing: Estimate | None = None
+    iou: Estimate | None = None
     by_chance: Estimate | None = None
     at_centre: Estimate | None = None
-    randomised: Estimate | None = None
+    pointing_by_cell: Estimate | None = None
+    by_chance_by_cell: Estimate | None = None
+    between_images: Estimate | None = None
+    randomised: tuple[Randomised, ...] = ()
     pointing_rule: str = POINTING_RULE
     iou_rule: str = IOU_RULE
 

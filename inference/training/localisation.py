@@ -57,4 +57,5 @@ def chance_hits(masks: Grids) -> Scores:
 def _flat(maps: Grids, masks: Grids) -> tuple[Grids, NDArray[np.bool_]]:
     if maps.shape != masks.shape:
         raise ValueError(f"maps {maps.shape} and masks {masks.shape} must be on one grid")
-    return maps.reshape(len(maps), -1), masks.reshape(len(masks), -1) > 0
+    pixels = maps.shape[1] * maps.shape[2]  # told, because nothing can be inferred of no maps
+    return maps.reshape(-1, pixels), masks.reshape(-1, pixels) > 0

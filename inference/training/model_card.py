@@ -6,7 +6,15 @@ from rayhook.fhir.errors import ModelIntegrityError
 from rayhook.inference.registry import Coding, Estimate, Manifest
 from rayhook.inference.statement import INVESTIGATIONAL
 from rayhook.inference.training.evaluation_report import EvaluationReport
-from rayhook.inference.training.figure_text import interval, ordered, p_value, percent, shown
+from rayhook.inference.training.figure_text import (
+    counted,
+    heatmap_figures,
+    interval,
+    ordered,
+    p_value,
+    percent,
+    shown,
+)
 
 _SUBGROUP_FIGURES = {"auc": "AUC", "sensitivity": "Sensitivity", "specificity": "Specificity"}
 
@@ -69,8 +77,8 @@ def _training(manifest: Manifest) -> Iterator[str]:
 def _evaluation(report: EvaluationReport) -> Iterator[str]:
     yield from _section(
         "Evaluation",
-        f"{report.dataset}, split {report.split}: {report.count} {report.unit} images of {report.patients} "
-        f"patients, {report.positives} with the finding ({percent(report.prevalence)}).",
+        f"{report.dataset}, split {report.split}: {counted(report.count, report.unit)} of "
+        f"{counted(report.patients, 'patient')}, {report.positives} with the finding ({percent(report.prevalence)}).",
         f"Threshold {report.threshold.value:.4f}: {report.threshold.source}",
         f"{report.resampling.method} ({report.resampling.rounds} rounds).",
     )
@@ -87,6 +95,8 @@ def _other_units(report: EvaluationReport) -> Iterator[str]:
 
 
 def _prevalences(report: EvaluationReport) -> Iterator[str]:
+    if not report.prevalence_table:
+        return
     yield from _section("Predictive values at other prevalences", level=3)
     rows = [
         (percent(row.prevalence), interval(row.ppv), interval(row.npv)) for row in report.prevalence_table
@@ -119,10 +129,12 @@ def _subgroups(report: EvaluationReport) -> Iterator[str]:
         )
         for part in report.subgroups
     ]
-    yield from _table(("Subgroup", "Patients", "Images", *_SUBGROUP_FIGURES.values()), rows)
+    yield from _table(("Subgroup", "Patients", "Count", *_SUBGROUP_FIGURES.values()), rows)
 
 
 def _calibration(report: EvaluationReport) -> Iterator[str]:
+    if not report.reliability:
+        return
     yield from _section("Calibration", level=3)
     rows = [
         (f"{b.low:.3f} to {b.high:.3f}", str(b.count), f"{b.predicted:.3f}", interval(b.observed))
@@ -149,15 +161,9 @@ def _explanation(report: EvaluationReport) -> Iterator[str]:
     found = report.explanation
     if found is None:
         return
-    yield from _section("Heatmap", f"On {found.count} images with a reader's mask.", level=3)
-    figures = (
-        (f"Pointing game: {found.pointing_rule}", found.pointing),
-        (f"Intersection over union: {found.iou_rule}", found.iou),
-        ("Pointing of a random point", found.by_chance),
-        ("Pointing of the image's centre", found.at_centre),
-        ("Rank correlation with the map of random weights", found.randomised),
-    )
-    rows = [(words, interval(figure)) for words, figure in figures if figure is not None]
+    words = f"On {found.count} images with the finding and a reader's mask."
+    yield from _section("Heatmap", words, level=3)
+    rows = [(name, interval(figure)) for name, figure in heatmap_figures(found)]
     yield from _table(("Figure", "Value (95 % interval)"), rows)
 
 

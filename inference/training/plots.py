@@ -205,6 +205,28 @@ def score_plot(answers: Answers, rule: SelectiveRule | None = None) -> Figure:
     return figure
 
 
+@png
+def froc_plot(false_rate: Scores, sensitivity: Scores, now: tuple[float, float]) -> Figure:
+    """Return sensitivity against false candidates per 80 cm2 as the threshold falls; now: as shipped."""
+    figure, axes = _axes(_WIDE)
+    axes.step(false_rate, sensitivity, where="post", color=MODEL, linewidth=1.8)
+    axes.plot(
+        [now[0]],
+        [now[1]],
+        marker="o",
+        markersize=8,
+        color=POSITIVE,
+        markeredgecolor="white",
+        linestyle="none",
+        label=f"as shipped: {now[1]:.3f} at {now[0]:.2f}",
+    )
+    axes.set(ylim=(0, 1.01), xlabel="false candidates per 80 cm²", ylabel="nodules found")
+    axes.set_xlim(left=0)
+    axes.set_title("Free-response ROC")
+    axes.legend(loc="lower right")
+    return figure
+
+
 @dataclass(frozen=True, slots=True)
 class ForestRow:
     """One line of a forest plot: what it is of, how many, and its figures by name."""

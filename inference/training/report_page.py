@@ -8,7 +8,16 @@ from jinja2 import Environment, StrictUndefined
 
 from rayhook.inference.statement import INVESTIGATIONAL
 from rayhook.inference.training.evaluation_report import EvaluationReport
-from rayhook.inference.training.figure_text import interval, ordered, p_value, percent, shown, title
+from rayhook.inference.training.figure_text import (
+    counted,
+    heatmap_figures,
+    interval,
+    ordered,
+    p_value,
+    percent,
+    shown,
+    title,
+)
 
 SUBGROUP_FIGURES = ("auc", "sensitivity", "specificity", "ece")
 
@@ -55,7 +64,7 @@ dd { margin: 0; }
 <body>
 <header>
 <h1>{{ r.model_id }} {{ r.model_version }}: {{ r.label }}</h1>
-<p class="muted">{{ r.dataset }}, split {{ r.split }}: {{ r.count }} {{ r.unit }} images of {{ r.patients }} patients, \
+<p class="muted">{{ r.dataset }}, split {{ r.split }}: {{ counted(r.count, r.unit) }} of {{ counted(r.patients, 'patient') }}, \
 {{ r.positives }} with the finding ({{ percent(r.prevalence) }}). Status: {{ r.model_status }}.</p>
 </header>
 <p class="statement"><strong>{{ investigational }}</strong></p>
@@ -97,6 +106,7 @@ here and below where nothing else is said.</p>
 </tbody></table></div>
 {% endfor %}
 
+{% if r.prevalence_table %}
 <h2>Predictive values at other prevalences</h2>
 <div class="scroll"><table>
 <caption>From sensitivity and specificity by Bayes' theorem; they hold if both are the same in that population.</caption>
@@ -106,6 +116,7 @@ here and below where nothing else is said.</p>
 <tr><td>{{ percent(row.prevalence) }}</td><td>{{ interval(row.ppv) }}</td><td>{{ interval(row.npv) }}</td></tr>
 {% endfor %}
 </tbody></table></div>
+{% endif %}
 
 {% if r.baselines %}
 <h2>Against trivial baselines</h2>
@@ -124,7 +135,7 @@ which takes the images of a patient as independent.</caption>
 {% if r.subgroups %}
 <h2>Subgroups</h2>
 <div class="scroll"><table>
-<thead><tr><th>Subgroup</th><th>Patients</th><th>Images</th><th>With finding</th>\
+<thead><tr><th>Subgroup</th><th>Patients</th><th>Count</th><th>With finding</th>\
 {% for name in subgroup_figures %}<th>{{ short[name] }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for part in r.subgroups %}
@@ -134,6 +145,7 @@ which takes the images of a patient as independent.</caption>
 </tbody></table></div>
 {% endif %}
 
+{% if r.reliability %}
 <h2>Calibration</h2>
 <div class="scroll"><table>
 <caption>Bins of equal count. Wilson intervals, which take images as independent.</caption>
@@ -144,6 +156,7 @@ which takes the images of a patient as independent.</caption>
 <td>{{ "%.3f" | format(bin.predicted) }}</td><td>{{ interval(bin.observed) }}</td></tr>
 {% endfor %}
 </tbody></table></div>
+{% endif %}
 
 {% if r.selection %}
 <h2>Not sure</h2>
@@ -154,13 +167,9 @@ alpha_positive {{ r.selection.alpha_positive }}, alpha_negative {{ r.selection.a
 {% if r.explanation %}
 <h2>Heatmap</h2>
 <div class="scroll"><table>
-<caption>{{ r.explanation.count }} images with a reader's mask.</caption>
+<caption>{{ r.explanation.count }} images with the finding and a reader's mask.</caption>
 <tbody>
-<tr><td class="wide">Pointing game: {{ r.explanation.pointing_rule }}</td><td>{{ interval(r.explanation.pointing) }}</td></tr>
-<tr><td class="wide">Intersection over union: {{ r.explanation.iou_rule }}</td><td>{{ interval(r.explanation.iou) }}</td></tr>
-{% for words, found in (("Pointing of a random point", r.explanation.by_chance), \
-("Pointing of the image's centre", r.explanation.at_centre), \
-("Rank correlation with the map of random weights", r.explanation.randomised)) if found %}
+{% for words, found in heatmap_figures(r.explanation) %}
 <tr><td class="wide">{{ words }}</td><td>{{ interval(found) }}</td></tr>
 {% endfor %}
 </tbody></table></div>
@@ -222,6 +231,8 @@ def render_page(report: EvaluationReport, pictures: Sequence[Picture] = ()) -> s
         investigational=INVESTIGATIONAL,
         subgroup_figures=SUBGROUP_FIGURES,
         short=_SHORT,
+        counted=counted,
+        heatmap_figures=heatmap_figures,
         interval=interval,
         ordered=ordered,
         p_value=p_value,

@@ -8,6 +8,7 @@ import pytest
 
 from rayhook.inference.training.places import Places
 from rayhook.inference.training.recipe import RECIPES, Recipe, read_recipe
+from tests.unit.inference.training.packages import make_nodules, make_package
 
 _SLICES = 4
 TINY = {
@@ -109,3 +110,18 @@ def places(labelled_folder, start, tmp_path_factory) -> Callable[[Path], Places]
         )
 
     return at
+
+
+@pytest.fixture(scope="session")
+def nodules(tmp_path_factory) -> Path:
+    """A labelled folder like that of lung nodules: one patient of split train, nine of split test."""
+    return make_nodules(tmp_path_factory.mktemp("nodules") / "sealed")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory, nodules) -> Path:
+    """A folder with a tiny package that rates nodules, and a tiny finder."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("ct_lung_nodule", "ct_lung_nodule_finder"):
+        make_package(folder / name, read_recipe(RECIPES / f"{name}.toml"), nodules)
+    return folder
