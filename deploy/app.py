@@ -27,7 +27,7 @@ from rayhook.fhir.errors import AuditUnavailable, RayhookError
 from rayhook.fhir.transport import Transport
 from rayhook.inference.analysis import Analyser
 from rayhook.inference.decode import Decoder
-from rayhook.inference.engine import Engine
+from rayhook.inference.engine import Engine, export_all
 from rayhook.inference.pipeline import Pipeline
 from rayhook.inference.queue import AnalysisQueue
 from rayhook.inference.registry import Manifest, ModelPackage, load_models, select_models
@@ -130,6 +130,7 @@ def build_service(
         stack.callback(transport.close)
         jwks = JWKSCache(transport)
         stack.callback(jwks.close)
+        export_all(running, settings.engine_cache)
         engines = {}
         for package in running:
             engine = Engine.start(package, settings.engine_cache, threads=settings.engine_threads)

@@ -277,14 +277,13 @@ def model_list(
 def model_prepare(models: Models = None) -> None:
     """Verify the weights and make the engines' exports, so that the first start is quick."""
     from rayhook.deploy.settings import default_engine_cache
-    from rayhook.inference.engine import export_litert
+    from rayhook.inference.engine import export_all
     from rayhook.inference.registry import load_models, select_models
 
     packages = select_models(load_models(), _chosen(models))
     with _progress() as progress:
-        for package in packages:
-            progress.add_task(f"preparing {package.manifest.id}", total=None)
-            export_litert(package, default_engine_cache())
+        task = progress.add_task("preparing", total=len(packages))
+        export_all(packages, default_engine_cache(), done=lambda _: progress.advance(task))
     out.print("[green]ready[/green]")
 
 

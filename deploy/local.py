@@ -6,13 +6,15 @@ from contextlib import ExitStack, contextmanager
 from rayhook.deploy.settings import default_engine_cache
 from rayhook.inference.analysis import Analyser
 from rayhook.inference.decode import Decoder
-from rayhook.inference.engine import LocalEngine
+from rayhook.inference.engine import OnDemandEngine
 from rayhook.inference.registry import load_models, select_models
 
 
 @contextmanager
 def local_analyser(models: Sequence[str] = (), *, threads: int = 1) -> Iterator[Analyser]:
     """Yield an analyser over the models named, else those enabled, with the engines in this process.
+
+    An engine is made when the first image for it comes.
 
     Raises NotFound if no model is installed under one of the ids.
     """
@@ -21,7 +23,7 @@ def local_analyser(models: Sequence[str] = (), *, threads: int = 1) -> Iterator[
         decoder = stack.enter_context(Decoder())
         engines = {}
         for package in packages:
-            engine = LocalEngine(package, default_engine_cache(), threads=threads)
+            engine = OnDemandEngine(package, default_engine_cache(), threads=threads)
             stack.callback(engine.close)
             engines[package.manifest.id] = engine
         yield Analyser(packages, engines, decoder)

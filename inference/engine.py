@@ -20,11 +20,26 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from rayhook.fhir.errors import EngineUnavailable, ModelIntegrityError
-from rayhook.inference.litert import EngineOutput, EngineSpecification, Runtime, export_litert, specify
+from rayhook.inference.litert import (
+    EngineOutput,
+    EngineSpecification,
+    Runtime,
+    export_all,
+    export_litert,
+    specify,
+)
 from rayhook.inference.preprocess import Float
 from rayhook.inference.registry import ModelPackage
 
-__all__ = ["Engine", "EngineOutput", "InferenceEngine", "LocalEngine", "export_litert"]
+__all__ = [
+    "Engine",
+    "EngineOutput",
+    "InferenceEngine",
+    "LocalEngine",
+    "OnDemandEngine",
+    "export_all",
+    "export_litert",
+]
 
 _SLOTS = 8
 _READY = -1
@@ -33,7 +48,7 @@ _STOP_S = 2.0
 
 
 class InferenceEngine(Protocol):
-    """What runs a package's network: Engine in its own process, LocalEngine in this one."""
+    """What runs a package's network: Engine in its own process, LocalEngine in this one, now or on demand."""
 
     @property
     def ready(self) -> bool: ...
@@ -70,6 +85,35 @@ class LocalEngine:
         """Free the network."""
         with self._lock:
             self._runtime = None
+
+
+class OnDemandEngine:
+    """A LocalEngine that is made when it is first asked: of many models a command often needs one."""
+
+    def __init__(self, package: ModelPackage, cache_dir: Path, *, threads: int = 1) -> None:
+        self._package, self._cache_dir, self._threads = package, cache_dir, threads
+        self._engine: LocalEngine | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def ready(self) -> bool:
+        """Return whether it has been asked and is open."""
+        return self._engine is not None and self._engine.ready
+
+    def run(self, batch: Float, timeout_s: float) -> EngineOutput:
+        """Return the outputs for images (n, s, s, 3).
+
+        Raises EngineUnavailable or ModelIntegrityError as making and running a LocalEngine does.
+        """
+        with self._lock:
+            if self._engine is None:
+                self._engine = LocalEngine(self._package, self._cache_dir, threads=self._threads)
+        return self._engine.run(batch, timeout_s)
+
+    def close(self) -> None:
+        """Free the network."""
+        if self._engine is not None:
+            self._engine.close()
 
 
 class Engine:

@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import io
 import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -111,6 +113,22 @@ def export_litert(package: ModelPackage, cache_dir: Path) -> Path:
     if process.exitcode != 0 or not _is_whole(path):
         raise EngineUnavailable("the network could not be converted for the engine")
     return path
+
+
+def export_all(
+    packages: Iterable[ModelPackage], cache_dir: Path, *, done: Callable[[ModelPackage], Any] = lambda _: None
+) -> None:
+    """Export what the cache lacks, one conversion a core at a time; done is called after each.
+
+    Raises what export_litert does.
+    """
+
+    def export(package: ModelPackage) -> None:
+        export_litert(package, cache_dir)
+        done(package)
+
+    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="export") as pool:
+        list(pool.map(export, packages))
 
 
 class Runtime:

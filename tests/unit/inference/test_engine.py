@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rayhook.fhir.errors import EngineUnavailable, ModelIntegrityError
-from rayhook.inference.engine import Engine, LocalEngine, export_litert
+from rayhook.inference.engine import Engine, LocalEngine, OnDemandEngine, export_all, export_litert
 from rayhook.inference.litert import _is_whole, golden_input
 from rayhook.inference.registry import ModelPackage
 
@@ -152,3 +152,28 @@ def test_golden_input_is_the_same_everywhere():
     image = golden_input(128)
     assert image.shape == (128, 128, 3)
     assert float(image[17, 31, 1]) == pytest.approx(np.sin(2 * np.pi * (2 * 17 + 3 * 31) / 128), abs=1e-6)
+
+
+def test_an_engine_on_demand_is_not_made_before_it_is_asked(flair, tmp_path):
+    engine = OnDemandEngine(flair, tmp_path / "none")
+    assert (engine.ready, (tmp_path / "none").exists()) == (False, False)
+
+
+def test_an_engine_on_demand_answers_as_any_other(flair, engine_cache, local_engine, images):
+    engine = OnDemandEngine(flair, engine_cache)
+    np.testing.assert_array_equal(
+        engine.run(images, TIMEOUT_S).logits, local_engine.run(images, TIMEOUT_S).logits
+    )
+    engine.close()
+
+
+def test_all_exports_are_made_and_told(flair, engine_cache):
+    told: list[ModelPackage] = []
+    export_all([flair], engine_cache, done=told.append)
+    assert told == [flair]
+
+
+def test_an_export_that_fails_fails_them_all(flair, tmp_path):
+    damaged = ModelPackage(tmp_path, flair.manifest)
+    with pytest.raises(ModelIntegrityError):
+        export_all([damaged], tmp_path)
