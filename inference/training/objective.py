@@ -12,6 +12,7 @@ from rayhook.inference.training.recipe import Optimisation
 from rayhook.inference.training.stream import Batch
 
 _FULL_CELL = 0.25
+_LEAST_SHARE = 0.02
 _SURE = 0.5
 _RAREST = 0.01
 
@@ -36,6 +37,8 @@ class Objective:
             target = cell_targets(batch.masks, cells.shape[1])
             dense = tf.nn.weighted_cross_entropy_with_logits(target, cells[..., 0], options.mask_positive)
             dense *= known_cells(batch.masks, cells.shape[1])
+            if options.mask_focus > 0:
+                dense *= tf.abs(target - tf.sigmoid(cells[..., 0])) ** options.mask_focus
             loss += options.mask_loss * tf.reduce_sum(batch.shares * tf.reduce_mean(dense, axis=(1, 2)))
         return loss
 
@@ -54,9 +57,14 @@ def balance(targets: NDArray[np.float32], weights: NDArray[np.float32]) -> tuple
 
 
 def cell_targets(masks: Any, side: int) -> Any:
-    """Return for each cell of a map (n, side, side) how far it is lesion: 1 from a quarter of its area."""
+    """Return for each cell of a map (n, side, side) how far it is lesion.
+
+    1 from a quarter of its area, or from half the lesion, where that is less: a small one that lies
+    across the corners of four cells is not lost.
+    """
     share = _shares(tf.maximum(masks, 0.0), side)
-    return tf.minimum(share / _FULL_CELL, 1.0)
+    half = tf.reduce_sum(share, axis=(1, 2), keepdims=True) / 2
+    return tf.minimum(share / tf.maximum(tf.minimum(half, _FULL_CELL), _LEAST_SHARE), 1.0)
 
 
 def known_cells(masks: Any, side: int) -> Any:

@@ -122,6 +122,8 @@ class Optimisation:
 
     label_loss, mask_loss: weights of the losses on labels and on lesion masks, 0 for none.
     mask_positive: weight of the cells inside a mask against those outside.
+    mask_focus: power of how wrong a cell is that its loss is weighted by, 0 for none; Lin et al. 2017,
+    arXiv:1708.02002, for graded targets Li et al. 2020, arXiv:2006.04388.
     averaging: momentum of the moving average of the weights that is evaluated and shipped.
     patience: epochs without a better development score before the run stops.
     mixup: alpha of the Beta distribution that mixes rows in pairs, 0 for none.
@@ -138,6 +140,7 @@ class Optimisation:
     mask_loss: float = 0.5
     mask_head: MaskHead = MaskHead.OWN
     mask_positive: float = 1.0
+    mask_focus: float = 0.0
     averaging: float = 0.98
     patience: int = 4
     mixup: float = 0.0

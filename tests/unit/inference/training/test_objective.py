@@ -6,6 +6,7 @@ from rayhook.inference.training.objective import (
     Objective,
     balance,
     cell_targets,
+    known_cells,
     score_cells,
     score_images,
 )
@@ -67,7 +68,7 @@ def test_cells_inside_a_mask_weigh_what_the_recipe_says():
 
 def test_a_cell_is_lesion_from_a_quarter_of_its_area():
     mask = np.zeros((1, 8, 8), np.float32)
-    mask[0, 0, 0] = mask[0, 4:6, 4:6] = 1
+    mask[0, 0, 0] = mask[0, 4:8, 4:8] = 1
     cells = cell_targets(tf.constant(mask), 2).numpy()[0]
     np.testing.assert_allclose(cells, [[0.25, 0], [0, 1]])
 
@@ -81,3 +82,15 @@ def test_images_are_scored_by_auc():
 def test_cells_are_scored_by_average_precision_without_the_uncertain_ones():
     targets, cells = np.array([[1.0, 0.2, 0.0, 1.0]]), np.array([[3.0, 9.0, 2.0, 1.0]])
     assert score_cells(targets, cells)[1] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_a_small_lesion_across_four_cells_is_lesion_in_each():
+    mask = np.zeros((1, 16, 16), np.float32)
+    mask[0, 7:9, 7:9] = 1
+    np.testing.assert_allclose(cell_targets(tf.constant(mask), 2).numpy()[0], 0.5)
+
+
+def test_cells_where_nothing_is_known_count_for_nothing():
+    mask = np.full((1, 16, 16), -1, np.float32)
+    mask[0, :8] = 0
+    np.testing.assert_array_equal(known_cells(tf.constant(mask), 2).numpy()[0], [[1, 1], [0, 0]])
