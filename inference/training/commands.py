@@ -175,30 +175,38 @@ def crossval(
 
 @app.command()
 def package(
-    dataset: Annotated[
-        Path, typer.Option("--dataset", exists=True, file_okay=False, help="Folder with labels.csv.")
-    ],
+    recipe: RecipeName,
+    datasets: DatasetsDir,
     *,
-    run_dir: Annotated[
-        Path, typer.Option("--run", exists=True, file_okay=False, help="Folder of a finished run.")
-    ],
     output: Annotated[
         Path, typer.Option("--output", file_okay=False, help="Folder of the package to write.")
     ],
-    cache: Annotated[Path, typer.Option("--cache", file_okay=False, help="Folder for the engine's exports.")],
-    recipe: Annotated[
-        Path, typer.Option("--recipe", exists=True, dir_okay=False, help="Training recipe, TOML.")
-    ] = DEFAULT_RECIPE,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option("--run", exists=True, file_okay=False, help=f"Folder of the run; {RUNS}/ID otherwise."),
+    ] = None,
+    cache: CacheDir = RUNS / "cache",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 1,
     foreign: Annotated[
-        list[Path] | None, typer.Option(help="Folder of images the model is not meant for.")
+        list[str] | None,
+        typer.Option(help="Data set that the model is not meant for, to teach its input check; repeatable."),
     ] = None,
 ) -> None:
     """Quantise, calibrate, evaluate and write a run's best weights as a model package."""
-    from rayhook.inference.training.package import package as build
+    with refusals():
+        read = read_recipe(find_recipe(recipe))
+        from rayhook.inference.training.package import package as build
 
-    folders = {folder.name: folder for folder in foreign or []}
-    built = build(recipe, run_dir, dataset, output, cache_dir=cache, foreign=folders, threads=threads)
+        built = build(
+            read,
+            run_dir or RUNS / read.manifest.id,
+            datasets,
+            output,
+            cache_dir=cache,
+            foreign=foreign or (),
+            threads=threads,
+            console=Console(stderr=True),
+        )
     _show(built.manifest.evaluations)
 
 

@@ -13,9 +13,9 @@ from tests.unit.inference.training.packages import make_nodules, make_package
 _SLICES = 4
 TINY = {
     'dataset = "mri_lgg"': 'dataset = "labelled"',
-    "input_size = 128": "input_size = 32",
+    "input_size = 160": "input_size = 32",
     "output_stride = 16": "output_stride = 8\nstages = 2",
-    "epochs = 12": "epochs = 2",
+    "epochs = 8": "epochs = 2",
     "batch = 32": "batch = 8",
     "dev_share = 0.2": "dev_share = 0.5",
     "in_distribution = 0.99": "in_distribution = 0.9",
