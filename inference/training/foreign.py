@@ -1,6 +1,6 @@
 """Images that a model is not meant for: to teach its input check, and to measure how often it declines."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def foreign_planes(folder: Path, preprocessing: Preprocessing, *, part: int, par
     return _prepared([read_grey(path) for path in own[:: max(1, len(own) // COUNT)][:COUNT]], preprocessing)
 
 
-def _made_up(random: np.random.Generator) -> Mapping[str, Sequence[NDArray[Any]]]:
+def _made_up(random: np.random.Generator) -> dict[str, Sequence[NDArray[Any]]]:
     shape = (COUNT, _SIDE, _SIDE)
     axis = np.arange(_SIDE)
     widths = random.uniform(2, 20, COUNT)
@@ -55,7 +55,7 @@ def _made_up(random: np.random.Generator) -> Mapping[str, Sequence[NDArray[Any]]
     }
 
 
-def _spoiled(planes: Float, random: np.random.Generator) -> Mapping[str, Sequence[NDArray[Any]]]:
+def _spoiled(planes: Float, random: np.random.Generator) -> dict[str, Sequence[NDArray[Any]]]:
     side = planes.shape[1]
     return {
         "grey levels inverted": list(1.0 - planes),
@@ -67,7 +67,7 @@ def _spoiled(planes: Float, random: np.random.Generator) -> Mapping[str, Sequenc
     }
 
 
-def _turned(planes: Float) -> Mapping[str, Sequence[NDArray[Any]]]:
+def _turned(planes: Float) -> dict[str, Sequence[NDArray[Any]]]:
     half = planes.shape[1] // 2
     return {
         "upside down": list(planes[:, ::-1]),
