@@ -147,7 +147,6 @@ def score(
         logits=np.nan_to_num(np.array([a.logit for a in answers])),
         abstained=np.array([a.abstained for a in answers], np.bool_),
         cams=np.stack([a.cam for a in answers]),
-        reasons=np.array([a.reason or "" for a in answers], np.str_),
     )
 
 

@@ -216,6 +216,8 @@ class _Case:
             return {
                 "sensitivity": weighted_rate(self.hit(self.threshold), rows, weights),
                 "sensitivity_any_slice": weighted_rate(self.best_of_any >= self.threshold, rows, weights),
+                "sensitivity_of_four": weighted_rate(self.best > 0, rows, weights),
+                "sensitivity_of_four_any_slice": weighted_rate(self.best_of_any > 0, rows, weights),
                 "in_searched_area": weighted_rate(reached, rows, weights),
                 **self.cost(weights),
                 **{

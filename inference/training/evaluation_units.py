@@ -26,14 +26,13 @@ class Scores:
     """The answers for a cohort's images, in its order; first label only.
 
     probabilities: 0 where the network's output was not finite.  abstained: whether the input check or
-    the distance from the training images left the image without an answer; reasons says why, else "".
+    the distance from the training images left the image without an answer.
     """
 
     probabilities: NDArray[np.float64]
     logits: NDArray[np.float64]
     abstained: NDArray[np.bool_]
     cams: Float
-    reasons: NDArray[np.str_]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ TITLES = {
     "iou": "Heatmap's intersection over union",
     "unseen_minus_seen_sites_auc": "AUC of unseen sites minus that of sites seen in training",
     "sensitivity_any_slice": "Sensitivity in any slice of the nodule",
+    "sensitivity_of_four": "Sensitivity of the four strongest candidates, whatever their score",
+    "sensitivity_of_four_any_slice": "The same, in any slice of the nodule",
     "candidates_per_view": "Candidates in a crop",
     "candidates_per_slice": "Candidates in a slice of a whole series",
     "false_per_80_cm2": "False candidates per 80 cm2 of lung-like area",

@@ -135,6 +135,11 @@ def test_at_most_four_candidates_a_view_are_counted(proposed):
     assert proposed.report.estimates["candidates_per_view"].value <= 4
 
 
+def test_no_threshold_finds_more_than_the_four_strongest(proposed):
+    found = proposed.report.estimates
+    assert found["sensitivity_of_four"].value >= found["sensitivity"].value
+
+
 def test_a_finders_subgroups_tell_the_rating(proposed):
     assert {"diameter", "readers", "rating"} == {part.name for part in proposed.report.subgroups}
 

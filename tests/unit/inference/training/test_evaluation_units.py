@@ -29,7 +29,6 @@ def _scores(probabilities, declined=()):
         logits=np.log(values / (1 - values)),
         abstained=np.isin(np.arange(values.size), declined),
         cams=np.zeros((values.size, 4, 4), np.float32),
-        reasons=np.full(values.size, ""),
     )
 
 
