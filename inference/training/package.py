@@ -208,8 +208,9 @@ def _described(
 def _label(recipe: Recipe, dev: Part, outputs: _Outputs) -> Label:
     """Return the label as calibrated and cut on development patients, by group where rows are grouped."""
     logits, labels, patients = _by_group(dev, outputs.logits[:, 0].astype(np.float64))
-    choice = choose_calibration(logits, labels, patients, methods=("platt", "temperature"))
-    assert isinstance(choice.calibration, Calibration)
+    choice = choose_calibration(logits, labels, patients, methods=recipe.selection.calibration)
+    if not isinstance(choice.calibration, Calibration):
+        raise TypeError("selection.calibration: a manifest carries Platt scaling or a temperature only")
     probabilities = np.array([calibrate(float(logit), choice.calibration) for logit in logits])
     selection = recipe.selection
     threshold = threshold_at_sensitivity(probabilities, labels, sensitivity=selection.sensitivity)

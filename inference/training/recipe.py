@@ -156,6 +156,8 @@ class Selection:
     sensitivity: that the threshold reaches on the development patients.
     in_distribution: share of development images inside the out-of-distribution threshold, and inside
     that of the input check.
+    calibration: the ways that may be chosen. Training weighs the classes alike, which moves the logits, so
+    one without an intercept, such as temperature, has to be asked for.
     alpha: share of each class, among new patients, that may be answered wrongly; what would be more is
     "not sure".
     """
@@ -163,6 +165,7 @@ class Selection:
     dev_share: float = 0.2
     sensitivity: float = 0.9
     in_distribution: float = 0.99
+    calibration: tuple[str, ...] = ("platt",)
     alpha: float = 0.1
 
 
