@@ -55,12 +55,15 @@ from rayhook.inference.training.evaluate import Scores, evaluate_package, score,
 from rayhook.inference.training.foreign import foreign_planes, synthetic_planes
 from rayhook.inference.training.input_check import LinearCheck, fit_input_check
 from rayhook.inference.training.metrics import auc
+from rayhook.inference.training.model_card import model_card
 from rayhook.inference.training.objective import cell_targets
 from rayhook.inference.training.recipe import Recipe
 from rayhook.inference.training.shards import cached_shards
 from rayhook.inference.training.train import load_best
 
 HELD_OUT = "val"
+REPORT = "evaluation.json"
+CARD = "MODEL_CARD.md"
 
 _REFERENCE_ROWS = 1024
 _CHECK_ROWS = 1500
@@ -110,7 +113,8 @@ def package(
     """Write the package of a run's best weights to output_dir and return it.
 
     Calibration, threshold, "not sure", reference and input check come from training patients alone;
-    every figure is of the quantised weights in the serving engine, on the split held out.
+    every figure is of the quantised weights in the serving engine, on the split held out. Beside the
+    package lie its evaluation and the model card that is made from both.
     foreign: names of data sets that the model is not meant for; one half of each teaches the input
     check, the other measures it.
     """
@@ -136,7 +140,10 @@ def package(
     report = evaluate_package(
         built, recipe, folder, HELD_OUT, cache_dir=cache_dir, threads=threads, console=console
     )
-    return _write(output_dir, replace(measured, evaluations=to_evaluations(report)), packed)
+    shipped = _write(output_dir, replace(measured, evaluations=to_evaluations(report)), packed)
+    write_atomically(output_dir / REPORT, report.to_json())
+    write_atomically(output_dir / CARD, model_card(shipped.manifest, report).encode())
+    return shipped
 
 
 def _parts(recipe: Recipe, folder: Path, cache: Path) -> tuple[Part, Part, Part]:

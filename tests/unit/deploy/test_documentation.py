@@ -10,7 +10,9 @@ from rayhook.audit.events import AuditKind
 from rayhook.auth.registry import load_registry
 from rayhook.deploy.cli import app
 from rayhook.deploy.settings import PREFIX, Settings
-from rayhook.inference.registry import load_models
+from rayhook.inference.registry import Estimate, Manifest, Role, load_models
+from rayhook.inference.training.evaluation_report import read_report
+from rayhook.inference.training.model_card import model_card
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "deploy" / "docs"
@@ -51,13 +53,36 @@ def test_every_command_is_documented():
     assert sorted(first_column("commands.md")) == sorted(commands(typer.main.get_command(app)))
 
 
-def test_the_readme_tells_the_figures_of_the_bundled_model():
-    readme = (ROOT / "README.md").read_text()
-    slices = load_models()[0].manifest.evaluations[0].estimates
-    told = [
-        f"| {e.value:.3f} | {e.low:.3f} to {e.high:.3f} |" for name, e in slices.items() if name != "pointing"
-    ]
-    assert [row for row in told if row not in readme] == []
+def figure(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+
+
+def row_of(manifest: Manifest) -> str:
+    """Return what the README's table says of a classifier: its first evaluation."""
+    first = manifest.evaluations[0]
+    figures = (first.estimates[name] for name in ("auc", "sensitivity", "specificity", "ece"))
+    unit = f"{first.count} {first.unit}s of {first.patients}"
+    return f"| `{manifest.id}` | {unit} | {' | '.join(map(figure, figures))} |"
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [p.manifest for p in load_models() if p.manifest.role is Role.CLASSIFIER],
+    ids=lambda manifest: manifest.id,
+)
+def test_the_readme_tells_the_figures_of_the_bundled_models(manifest):
+    assert row_of(manifest) in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("manifest", [p.manifest for p in load_models()], ids=lambda manifest: manifest.id)
+def test_every_bundled_model_is_documented(manifest):
+    assert f"## `{manifest.id}`" in (DOCS / "models.md").read_text()
+
+
+@pytest.mark.parametrize("package", load_models(), ids=lambda package: package.manifest.id)
+def test_the_model_card_is_made_from_the_manifest_and_the_evaluation_alone(package):
+    report = read_report((package.folder / "evaluation.json").read_bytes())
+    assert (package.folder / "MODEL_CARD.md").read_text() == model_card(package.manifest, report)
 
 
 def test_the_documented_registry_is_one(tmp_path):
