@@ -15,6 +15,7 @@ SLICES_RATED = 4
 
 _APART_MM = 8.0
 _GAP_SLICES = 1
+_THIN_MM = 3.0
 
 
 class ReadSlice(Protocol):
@@ -46,7 +47,8 @@ def chains(ordered: Sequence[ReadSlice]) -> tuple[Chain, ...]:
     """Return the answered points of slices in anatomical order, joined where they follow each other.
 
     A point joins the nearest thing whose last point is within _APART_MM in the plane, at most
-    _GAP_SLICES slices without a point between them.
+    _GAP_SLICES slices without a point between them. Where slices are no more than _THIN_MM apart, what
+    shows on one alone is left out: a nodule of the size that matters shows on more.
     """
     open_: list[list[tuple[int, Reading]]] = []
     for index, one in enumerate(ordered):
@@ -60,7 +62,8 @@ def chains(ordered: Sequence[ReadSlice]) -> tuple[Chain, ...]:
                 min(near, key=lambda c: _apart_mm(c[-1][1], reading, spacing)).append((index, reading))
             else:
                 open_.append([(index, reading)])
-    return tuple(Chain(tuple(links)) for links in open_)
+    least = 2 if _slices_apart_mm(ordered) <= _THIN_MM else 1
+    return tuple(Chain(tuple(links)) for links in open_ if len(links) >= least)
 
 
 def rate(chain: Chain, labels: Sequence[Label]) -> RatedNodule:
@@ -79,6 +82,15 @@ def rate(chain: Chain, labels: Sequence[Label]) -> RatedNodule:
 def mean_logit(logits: Sequence[float]) -> float:
     """Return the logit of a thing from those of its slices."""
     return float(np.mean(logits))
+
+
+def _slices_apart_mm(ordered: Sequence[ReadSlice]) -> float:
+    """Return the median distance of neighbouring slices, infinity where it is not told."""
+    places = [one.attributes.slice_location_mm for one in ordered]
+    told = [place for place in places if place is not None]
+    if len(told) < max(2, len(places)):
+        return float("inf")
+    return float(np.median(np.abs(np.diff(told))))
 
 
 def _score(link: tuple[int, Reading]) -> float:

@@ -39,9 +39,12 @@ def point(
     return Reading(geometry, (prediction,), Candidate(row, column, score))
 
 
-def series(*slices: tuple[Reading, ...]) -> list[Read]:
+def series(*slices: tuple[Reading, ...], apart_mm: float = 5.0) -> list[Read]:
     own = replace(attributes(), pixel_spacing_mm=(1.0, 1.0))
-    return [Read(own, readings) for readings in slices]
+    return [
+        Read(replace(own, slice_location_mm=index * apart_mm), readings)
+        for index, readings in enumerate(slices)
+    ]
 
 
 def test_points_that_follow_each_other_are_one_nodule():
@@ -84,3 +87,15 @@ def test_only_the_slices_that_show_it_best_are_rated():
 def test_the_slice_with_the_highest_score_is_shown():
     (chain,) = chains(series((point(50, 50, score=0.3),), (point(50, 50, score=0.8),)))
     assert rate(chain, LABELS).shown[0] == 1
+
+
+def test_in_thin_slices_a_point_on_one_of_them_is_no_nodule():
+    assert chains(series((), (point(50, 50),), (), apart_mm=1.0)) == ()
+
+
+def test_in_thin_slices_points_on_two_are_one():
+    assert len(chains(series((point(50, 50),), (point(50, 50),), (), apart_mm=1.0))) == 1
+
+
+def test_a_single_slice_says_of_its_points_what_it_can():
+    assert len(chains(series((point(50, 50),), apart_mm=1.0))) == 1
