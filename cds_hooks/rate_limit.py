@@ -1,0 +1,42 @@
+"""How many calls a client may make: one that runs wild must not take the service from the others.
+
+Spec: RFC 6585, section 4 (429); RFC 9110, 10.2.3 (Retry-After)
+"""
+
+import math
+import time
+from threading import Lock
+from typing import Final
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from rayhook.auth.principal import CDSClientPrincipal
+from rayhook.fhir.errors import RateLimited
+
+_NAMESPACE: Final = "cds"
+
+
+class RateLimit:
+    """Counts by client and tenant, in this process; safe to share between threads.
+
+    What a client may do in a minute stands in its registration.
+    """
+
+    def __init__(self) -> None:
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._lock = Lock()
+
+    def admit(self, principal: CDSClientPrincipal) -> None:
+        """Count one call. Raises RateLimited, with the seconds to wait, for one too many."""
+        item = RateLimitItemPerMinute(principal.ehr.cds_client.calls_per_minute, namespace=_NAMESPACE)
+        who = (principal.issuer, principal.tenant or "")
+        with self._lock:
+            if self._limiter.hit(item, *who):
+                return
+            ends_at = self._limiter.get_window_stats(item, *who).reset_time
+        raise RateLimited(
+            f"more than {item.amount} calls in a minute",
+            retry_after_s=max(1, math.ceil(ends_at - time.time())),
+        )
