@@ -119,12 +119,14 @@ def _misfit(follow_up: FollowUp, orders: Iterable[ImagingOrder]) -> Misfit | Non
 def _duplicates(
     orders: Iterable[ImagingOrder], history: History, awaited: Sequence[FollowUp]
 ) -> Iterator[Duplicate]:
+    told = set[str]()
     for order in orders:
         # What a guideline asks for is no repetition.
         if any(_fits(order, one.guideline) for one in awaited):
             continue
         found = next((study for study in history.studies if _repeats(order, study, history.now)), None)
-        if found is not None:
+        if found is not None and found.id not in told:
+            told.add(found.id)
             days = (history.now - _since(found, history.now)).days
             yield Duplicate(order=order, study=found, days=days)
 

@@ -307,6 +307,13 @@ class Make:
         context = {"userId": "Practitioner/dr", "patientId": PATIENT, "draftOrders": drafts}
         return self.body(*studies, hook="order-sign", context=context)
 
+    def hook(
+        self, hook: str, *studies: Resource, context: Resource | None = None, **members: Any
+    ) -> Resource:
+        """Return the body of any hook; `context` is added to user and patient."""
+        told = {"userId": "Practitioner/dr", "patientId": PATIENT} | (context or {})
+        return self.body(*studies, hook=hook, context=told, **members)
+
 
 @dataclass
 class Service:
