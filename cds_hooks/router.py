@@ -8,14 +8,16 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
 from rayhook.cds_hooks.call import answer_call
 from rayhook.cds_hooks.cors import cors_route, preflight
 from rayhook.cds_hooks.dependencies import CDSDependencies
+from rayhook.cds_hooks.documentation import page
 from rayhook.cds_hooks.feedback import receive_feedback
 from rayhook.cds_hooks.hook_call import Received
 from rayhook.cds_hooks.json_body import MAX_BODY_BYTES
+from rayhook.cds_hooks.openapi import call_operation, feedback_operation
 from rayhook.cds_hooks.services import Service, discovery, services_by_id
 from rayhook.fhir.errors import NotFound, PayloadTooLarge
 
@@ -23,6 +25,7 @@ __all__ = ["CDSDependencies", "build_router"]
 
 _JSON = "application/json"
 _NO_STORE = {"Cache-Control": "no-store"}
+_PAGE = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}
 
 
 def build_router(dependencies: CDSDependencies) -> APIRouter:
@@ -30,6 +33,7 @@ def build_router(dependencies: CDSDependencies) -> APIRouter:
     origins = {origin for ehr in dependencies.registry for origin in ehr.cors_origins}
     router = APIRouter(prefix="/cds-services", tags=["CDS Hooks"], route_class=cors_route(origins))
     services, by_id = discovery(), services_by_id()
+    documentation = page(dependencies.public_base_url)
 
     def hooks_of(service_id: str) -> Mapping[str, Service]:
         if service_id not in by_id:
@@ -41,7 +45,12 @@ def build_router(dependencies: CDSDependencies) -> APIRouter:
         """List the CDS services."""
         return Response(services, media_type=_JSON)
 
-    @router.post("/{service_id}", response_class=Response)
+    @router.get("/documentation", response_class=HTMLResponse)
+    def document() -> Response:
+        """Tell integrators what to register, what to send, and how to check it."""
+        return HTMLResponse(documentation, headers=_PAGE)
+
+    @router.post("/{service_id}", response_class=Response, openapi_extra=call_operation())
     def call_service(
         service_id: str,
         received: Annotated[Received, Depends(_received)],
@@ -51,7 +60,7 @@ def build_router(dependencies: CDSDependencies) -> APIRouter:
         body = answer_call(dependencies, service_id, hooks_of(service_id), authorization, received)
         return Response(body, media_type=_JSON, headers=_NO_STORE)
 
-    @router.post("/{service_id}/feedback", response_class=Response)
+    @router.post("/{service_id}/feedback", response_class=Response, openapi_extra=feedback_operation())
     def take_feedback(
         service_id: str,
         received: Annotated[Received, Depends(_received)],
