@@ -15,7 +15,9 @@ def call_operation() -> dict[str, Any]:
     contexts: list[type[Context]] = [service.context for service in SERVICES]
     (request,), components = _schemas(HookRequest)
     shapes, more = _schemas(*contexts)
-    whole = {"allOf": [request, {"type": "object", "properties": {"context": {"anyOf": shapes}}}]}
+    hooks = {"enum": sorted({service.hook for service in SERVICES})}
+    told = {"type": "object", "properties": {"context": {"anyOf": shapes}, "hook": hooks}}
+    whole = {"allOf": [request, told]}
     return _operation(whole, components | more)
 
 
@@ -57,4 +59,7 @@ def _inlined(value: Any, components: dict[str, Any]) -> Any:
         if "$ref" in value:
             return _inlined(components[value["$ref"].rsplit("/", 1)[1]], components)
         return {name: _inlined(inner, components) for name, inner in value.items()}
+    if isinstance(value, str):
+        # The end of the text, as ECMA-262 spells it.
+        return value.replace("\\Z", "$")
     return [_inlined(inner, components) for inner in value] if isinstance(value, list) else value

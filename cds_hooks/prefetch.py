@@ -29,6 +29,8 @@ from rayhook.fhir.r4 import bundle_resources, operation_outcome_in
 
 MAX_PAGES = 3
 
+# Context fields that are `Type/id`: a template may be nothing but such a token.
+_REFERENCES = frozenset({"context.performer", "context.userId"})
 _TOKEN = re.compile(r"\{\{\s*([^{}\s]+)\s*\}\}")
 
 
@@ -110,7 +112,7 @@ def fill(template: str, tokens: Mapping[str, str]) -> str:
     def value(match: re.Match[str]) -> str:
         if match[1] not in tokens:
             raise PrefetchUnavailable(f"the call has no value for {match[1]}", expression=match[1])
-        return quote(tokens[match[1]], safe="")
+        return quote(tokens[match[1]], safe="/" if match[1] in _REFERENCES else "")
 
     return _TOKEN.sub(value, template)
 

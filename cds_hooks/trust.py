@@ -11,7 +11,7 @@ from rayhook.auth.registry import EHR
 from rayhook.auth.tokens import verify_cds_client
 from rayhook.cds_hooks.dependencies import CDSDependencies
 from rayhook.cds_hooks.models import FHIRAuthorization, HookRequest
-from rayhook.fhir.errors import IdentityConflict, InvalidRequest, RayhookError, Unauthenticated
+from rayhook.fhir.errors import IdentityConflict, InvalidRequest, RateLimited, RayhookError, Unauthenticated
 from rayhook.fhir.references import parse_reference
 
 SERVER_ERRORS = 500
@@ -53,6 +53,8 @@ def refusals_audited(dependencies: CDSDependencies, attempt: Attempt) -> Iterato
     try:
         yield
     except RayhookError as error:
+        if isinstance(error, RateLimited) and not error.is_first:
+            raise
         entry = AuditEntry(
             AuditKind.CDS_HOOKS_REQUEST_REFUSED,
             Outcome.MINOR_FAILURE if error.status < SERVER_ERRORS else Outcome.SERIOUS_FAILURE,

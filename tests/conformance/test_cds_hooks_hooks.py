@@ -4,8 +4,7 @@ import uuid
 
 import pytest
 
-OWN = "org.rayhook.imaging-result-available"
-IMAGING = [{"coding": [{"system": "http://snomed.info/sct", "code": "363679005"}]}]
+from tests.conformance.conftest import OWN
 
 
 def topics(cards):
@@ -14,40 +13,6 @@ def topics(cards):
 
 def service_of(hook):
     return "rayhook-patient-view" if hook == OWN else f"rayhook-{hook}"
-
-
-@pytest.fixture
-def request_of(make):
-    """Return the body of a hook for a patient with one study."""
-
-    def body(hook, *studies, **context):
-        order = make.order(id="o1", **context.pop("order", {}))
-        appointment = {
-            "resourceType": "Appointment",
-            "status": "proposed",
-            "serviceType": [{"text": "MRI head"}],
-        }
-        needed = {
-            "patient-view": {},
-            "encounter-start": {"encounterId": "e1"},
-            "order-select": {"selections": ["ServiceRequest/o1"], "draftOrders": make.bundle(order)},
-            "order-sign": {"draftOrders": make.bundle(order)},
-            "order-dispatch": {
-                "dispatchedOrders": ["ServiceRequest/o1"],
-                "performer": "Organization/imaging",
-            },
-            "appointment-book": {"appointments": make.bundle(appointment)},
-            OWN: {"imagingStudyId": "s1"},
-        }[hook]
-        made = make.hook(hook, *studies, context=needed | context)
-        if hook == "order-dispatch":
-            made["prefetch"]["serviceRequests"] = make.bundle(order)
-            del made["context"]["userId"]
-        if hook == OWN:
-            made["prefetch"]["imagingStudy"] = None
-        return made
-
-    return body
 
 
 HOOKS = [

@@ -34,6 +34,17 @@ def test_one_call_too_many_is_told_when_to_come_again():
     assert 1 <= refused.value.retry_after_s <= 60
 
 
+def test_the_first_refusal_is_marked():
+    limit = RateLimit()
+    admitted(limit, principal(), 5)
+    marks = []
+    for _ in range(3):
+        with pytest.raises(RateLimited) as refused:
+            limit.admit(principal())
+        marks.append(refused.value.is_first)
+    assert marks == [True, False, False]
+
+
 @pytest.mark.parametrize("other", [principal("https://b.example"), principal(tenant="t")])
 def test_others_are_not_held_up(other):
     limit = RateLimit()
