@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import msgspec
 from sqlalchemy import insert
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field, Session, SQLModel
 
 from rayhook.audit.events import AuditKind
 from rayhook.audit.record import AuditEntry
@@ -62,9 +62,9 @@ def answered(
         for issued in cards
         if issued.subject is not None
     }
-    shown = _not_overridden(dependencies, cards, indexes)
     issued_at = dependencies.clock()
     with dependencies.sessions() as session:
+        shown = _not_overridden(session, cards, indexes)
         if shown:
             rows = [_row(call, issued, issued_at, indexes.get(issued.card.uuid)) for issued in shown]
             session.execute(insert(_CARD_ISSUED), rows)
@@ -75,12 +75,11 @@ def answered(
 
 
 def _not_overridden(
-    dependencies: CDSDependencies, cards: Sequence[IssuedCard], indexes: Mapping[str, str]
+    session: Session, cards: Sequence[IssuedCard], indexes: Mapping[str, str]
 ) -> Sequence[IssuedCard]:
     if not indexes:
         return cards
-    with dependencies.reading() as session:
-        hidden = overridden(session, list(indexes.values()))
+    hidden = overridden(session, list(indexes.values()))
     return [issued for issued in cards if indexes.get(issued.card.uuid) not in hidden]
 
 

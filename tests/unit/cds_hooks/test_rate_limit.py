@@ -34,6 +34,11 @@ def test_one_call_too_many_is_told_when_to_come_again():
     assert 1 <= refused.value.retry_after_s <= 60
 
 
+@pytest.mark.parametrize("calls", [1, 199, 200, 1000])
+def test_the_number_is_kept_whatever_the_lots(calls):
+    assert admitted(RateLimit(), principal(calls=calls), calls + 50) == calls
+
+
 def test_the_first_refusal_is_marked():
     limit = RateLimit()
     admitted(limit, principal(), 5)
