@@ -3,6 +3,7 @@
 Spec: CDS Hooks 2.0.1, "Calling a CDS Service", "CDS Service Response"
 """
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rayhook.cds_hooks.advice_cards import AdviceWriter
@@ -13,6 +14,7 @@ from rayhook.cds_hooks.contexts import ImagingResultContext
 from rayhook.cds_hooks.dependencies import CDSDependencies
 from rayhook.cds_hooks.hook_call import Call, Received, read_call
 from rayhook.cds_hooks.issued import IssuedCard, answered
+from rayhook.cds_hooks.load import Turn
 from rayhook.cds_hooks.models import Card
 from rayhook.cds_hooks.ordered import ordered_by, orders_in_context
 from rayhook.cds_hooks.orders import ImagingOrder
@@ -39,7 +41,7 @@ def answer_call(
     audience = f"{dependencies.public_base_url}/cds-services/{service_id}"
     principal = authenticate(dependencies, authorization, audience=audience)
     attempt = Attempt(principal, service_id)
-    with dependencies.in_hand, refusals_audited(dependencies, attempt):
+    with dependencies.in_hand.call() as turn, refusals_audited(dependencies, attempt):
         dependencies.rate_limit.admit(principal)
         call = read_call(dependencies, hooks, attempt, received)
         orders = orders_in_context(call)
@@ -50,7 +52,7 @@ def answer_call(
         orders = ordered_by(call, prefetched) if orders is None else orders
         if orders == ():
             return answered(dependencies, call, (), fetched=prefetched.fetched)
-        cards = _cards(dependencies, call, prefetched, orders, received_at=received.at)
+        cards = _cards(dependencies, call, prefetched, orders, received_at=received.at, turn=turn)
         return answered(dependencies, call, cards, fetched=prefetched.fetched)
 
 
@@ -61,12 +63,14 @@ def _cards(
     orders: tuple[ImagingOrder, ...] | None,
     *,
     received_at: float,
+    turn: Turn,
 ) -> list[IssuedCard]:
     studies, complete = studies_with_images(
         prefetched.studies, patient_id=call.context.patient_id, base_url=call.base_url
     )
     chosen = _chosen(call, studies)
     found = _study_answers(dependencies, call, chosen, prefetched, received_at=received_at)
+    turn.waited(time.monotonic())
     writer = _writer(dependencies, call)
     now = moment(dependencies.clock())
     if orders is None:
