@@ -7,7 +7,7 @@ from threading import Lock
 from typing import Final
 
 # What one call costs beside its wait: the calls in hand do this one after the other, as the audit has one end.
-_CALL_S: Final = 0.012
+_CALL_S: Final = 0.015
 _SHORTEST_S: Final = 0.1
 # What may follow a wait of full length, and still be within half a second with it.
 _ENDING_S: Final = 0.05

@@ -13,7 +13,7 @@ class Clock:
         return self.now
 
 
-@pytest.mark.parametrize(("others", "wait_s"), [(0, 0.4), (10, 0.28), (1000, 0.1)])
+@pytest.mark.parametrize(("others", "wait_s"), [(0, 0.4), (10, 0.25), (1000, 0.1)])
 def test_the_more_calls_in_hand_the_shorter_each_waits(others, wait_s):
     calls = CallsInHand()
     with ExitStack() as stack:
