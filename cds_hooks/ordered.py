@@ -10,6 +10,7 @@ from rayhook.cds_hooks.hook_call import Call
 from rayhook.cds_hooks.models import JSONObject
 from rayhook.cds_hooks.orders import ImagingOrder, appointments, draft_orders, imaging_orders
 from rayhook.cds_hooks.prefetch import Fetcher, Prefetched
+from rayhook.cds_hooks.trust import check_named_patient
 from rayhook.fhir.errors import PrefetchUnavailable, RayhookError
 
 _REQUEST = "ServiceRequest"
@@ -29,8 +30,9 @@ def orders_in_context(call: Call) -> tuple[ImagingOrder, ...] | None:
         return tuple(order for order in drafts if order.reference in context.selections)
     if isinstance(context, AppointmentBookContext):
         return appointments(context.appointments, patient_id=patient_id, base_url=base_url)
-    if isinstance(context, OrderDispatchContext) and not _requests(context):
-        return ()
+    if isinstance(context, OrderDispatchContext):
+        _check_tasks(context, base_url)
+        return None if _requests(context) else ()
     return None
 
 
@@ -42,6 +44,13 @@ def ordered_by(call: Call, prefetched: Prefetched) -> tuple[ImagingOrder, ...] |
     context = call.context
     if not isinstance(context, OrderDispatchContext):
         return None
+    for order in prefetched.orders:
+        check_named_patient(
+            order.get("subject"),
+            patient_id=context.patient_id,
+            base_url=call.base_url,
+            path="prefetch.serviceRequests.entry.resource.subject",
+        )
     known = {f"{_REQUEST}/{order.get('id')}": order for order in prefetched.orders}
     wanted = _requests(context)
     absent = [reference for reference in wanted if reference not in known]
@@ -52,6 +61,17 @@ def ordered_by(call: Call, prefetched: Prefetched) -> tuple[ImagingOrder, ...] |
         base_url=call.base_url,
         path=_PATH,
     )
+
+
+def _check_tasks(context: OrderDispatchContext, base_url: str) -> None:
+    """Spec: CDS Hooks Library, order-dispatch `fulfillmentTasks`; FHIR R4 Task.for."""
+    for task in context.fulfillment_tasks:
+        check_named_patient(
+            task.get("for"),
+            patient_id=context.patient_id,
+            base_url=base_url,
+            path="context.fulfillmentTasks.for",
+        )
 
 
 def _requests(context: OrderDispatchContext) -> list[str]:

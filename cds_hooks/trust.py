@@ -114,5 +114,12 @@ def check_subject(subject: object, *, patient_id: str, base_url: str, path: str)
         raise _conflict(path)
 
 
+def check_named_patient(element: object, *, patient_id: str, base_url: str, path: str) -> None:
+    """Raise IdentityConflict where the Reference `element` is there and does not name the call's patient."""
+    if element is not None:
+        reference = element.get("reference") if isinstance(element, dict) else None
+        check_subject(reference, patient_id=patient_id, base_url=base_url, path=path)
+
+
 def _conflict(path: str) -> IdentityConflict:
     return IdentityConflict(f"{path} is not the patient of context.patientId", expression=path)

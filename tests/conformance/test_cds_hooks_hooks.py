@@ -118,6 +118,22 @@ class TestOrderDispatch:
         body = request_of("order-dispatch", order={"subject": {"reference": "Patient/p2"}})
         assert service.call(body, service=self.SERVICE).status_code == 422
 
+    def test_no_order_of_another_patient_may_come_along(self, service, make, request_of):
+        body = request_of("order-dispatch")
+        other = make.order(id="o2", subject={"reference": "Patient/p2"})
+        body["prefetch"]["serviceRequests"] = make.bundle(make.order(id="o1"), other)
+        assert service.call(body, service=self.SERVICE).status_code == 422
+
+    @pytest.mark.parametrize("subject", [{"reference": "Patient/p2"}, {}, "Patient/p1"])
+    def test_a_task_for_another_patient_is_refused(self, service, request_of, subject):
+        body = request_of("order-dispatch", fulfillmentTasks=[{"resourceType": "Task", "for": subject}])
+        assert service.call(body, service=self.SERVICE).status_code == 422
+
+    def test_a_task_for_the_patient_is_taken(self, service, request_of):
+        tasks = [{"resourceType": "Task", "for": {"reference": "Patient/p1"}}, {"resourceType": "Task"}]
+        body = request_of("order-dispatch", fulfillmentTasks=tasks)
+        assert service.call(body, service=self.SERVICE).status_code == 200
+
     def test_what_is_no_imaging_order_brings_nothing(self, service, make, request_of):
         body = request_of("order-dispatch", order={"category": [], "code": {"text": "Blood count"}})
         assert service.cards(body, service=self.SERVICE) == []
