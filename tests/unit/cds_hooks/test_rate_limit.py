@@ -10,8 +10,8 @@ from rayhook.cds_hooks.rate_limit import RateLimit
 from rayhook.fhir.errors import RateLimited
 
 
-def principal(issuer="https://a.example", tenant=None, calls=5):
-    client = CDSClient(issuer, calls_per_minute=calls)
+def principal(issuer="https://a.example", tenant=None, calls=5, tenants=("t",)):
+    client = CDSClient(issuer, tenants=frozenset(tenants), calls_per_minute=calls)
     return CDSClientPrincipal(EHR("a", "A", ("https://a.example/fhir",), client), issuer, "jti", tenant, 0.0)
 
 
@@ -62,3 +62,9 @@ def test_calls_at_once_are_counted_each():
     with ThreadPoolExecutor(20) as pool:
         counts = list(pool.map(lambda _: admitted(limit, principal(calls=40), 5), range(20)))
     assert sum(counts) == 40
+
+
+def test_a_tenant_that_nobody_registered_has_no_count_of_its_own():
+    limit = RateLimit()
+    let_in = sum(admitted(limit, principal(tenant=f"t{number}", tenants=()), 1) for number in range(9))
+    assert let_in == 5
