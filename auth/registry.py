@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -17,6 +17,8 @@ import msgspec
 from rayhook.auth.jose import KeySet, read_key_set
 from rayhook.fhir.errors import InvalidRequest
 from rayhook.fhir.transport import origin_of
+
+CALLS_PER_MINUTE: Final = 12_000
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*")
@@ -29,13 +31,14 @@ _SCOPE_TOKEN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 class CDSClient:
     """Who signs CDS Hooks calls: keys from `jwks_url`, or from `keys` given inline, never both.
 
-    No `tenants` means that the EHR has none to tell apart.
+    No `tenants` means that the EHR has none to tell apart. `calls_per_minute` is the most that it may call.
     """
 
     issuer: str
     jwks_url: str | None = None
     keys: KeySet | None = None
     tenants: frozenset[str] = frozenset()
+    calls_per_minute: int = CALLS_PER_MINUTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,7 @@ class _CDSClientTable(msgspec.Struct, forbid_unknown_fields=True):
     jwks_url: str | None = None
     jwks: dict[str, Any] | None = None
     tenants: list[str] = []
+    calls_per_minute: Annotated[int, msgspec.Meta(ge=1)] = CALLS_PER_MINUTE
 
 
 class _SMARTTable(msgspec.Struct, forbid_unknown_fields=True):
@@ -208,6 +212,7 @@ class _Reader:
             jwks_url=None if table.jwks_url is None else self._url(f"{key}.jwks_url", table.jwks_url),
             keys=None if table.jwks is None else _inline_keys(f"{key}.jwks", table.jwks),
             tenants=frozenset(self._all(_not_blank, f"{key}.tenants", table.tenants)),
+            calls_per_minute=table.calls_per_minute,
         )
 
     def _smart(self, key: str, table: _SMARTTable, fhir_base_url: str) -> SMARTClient:

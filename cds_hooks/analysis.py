@@ -197,6 +197,12 @@ def answers(
     return tuple(_answer(dependencies, job) for job in jobs)
 
 
+def finished(dependencies: CDSDependencies, jobs: Sequence[StudyJob]) -> tuple[StudyAnswer, ...]:
+    """Say what is known of those studies whose analysis has ended; nothing is begun and nothing waited for."""
+    ended = (job for job in jobs if job.finished or (job.row and job.row.state is JobState.DONE))
+    return tuple(_answer(dependencies, job) for job in ended)
+
+
 def deliver_late(
     dependencies: CDSDependencies, jobs: Iterable[StudyJob], authorization: FHIRAuthorization | None
 ) -> None:

@@ -11,10 +11,13 @@ class Topic(StrEnum):
     """What a card is about; its code in `source.topic`, by which a client can sort or hide cards."""
 
     ABSTAINED = "abstained"
+    DUPLICATE_IMAGING = "duplicate-imaging"
     FAILED = "failed"
     FINDING = "finding"
+    FOLLOW_UP_DUE = "follow-up-due"
     IN_PROGRESS = "in-progress"
     INCOMPLETE = "incomplete"
+    MODALITY = "modality"
     NO_FINDING = "no-finding"
     NOTHING_TO_RATE = "nothing-to-rate"
     OUT_OF_SCOPE = "out-of-scope"

@@ -14,7 +14,8 @@ import msgspec
 
 from rayhook.cds_hooks.answers import StudyAnswer, Topic
 from rayhook.cds_hooks.markdown import escape
-from rayhook.cds_hooks.models import Card, Coding, Link, Source
+from rayhook.cds_hooks.models import Card, Coding, Link, ReasonCoding, Source, Suggestion
+from rayhook.cds_hooks.override_reasons import reasons_for
 from rayhook.fhir.r4 import ImagingStudySummary
 from rayhook.inference.registry import Manifest, ModelStatus
 from rayhook.inference.statement import (
@@ -63,23 +64,76 @@ _ANSWERED = frozenset({Topic.FINDING, Topic.NO_FINDING, Topic.NOTHING_TO_RATE})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardWriter:
-    """Writes cards for one deployment. `launch_url` is None for an EHR that cannot launch the SMART app."""
+    """Writes cards for one deployment. `launch_url` is None for an EHR that cannot launch the SMART app.
+
+    `about_url` is where a clinician learns what the service is.
+    """
 
     manifests: tuple[Manifest, ...]
     launch_url: str | None
+    about_url: str | None = None
 
-    def card(self, answer: StudyAnswer) -> Card:
-        return Card(
-            uuid=str(uuid.uuid4()),
+    def card(
+        self,
+        answer: StudyAnswer,
+        *,
+        suggestion: Suggestion | None = None,
+        guidance: str | None = None,
+        more_links: tuple[Link, ...] = (),
+    ) -> Card:
+        """Return the card that tells `answer`; `guidance` is Markdown on what to do next."""
+        return self.written(
+            answer.topic,
             summary=self._summary(answer),
             indicator=self._indicator(answer),
-            source=_source(answer.topic),
-            detail="\n\n".join(self._detail(answer)),
-            links=self._links(answer),
+            detail="\n\n".join(self._detail(answer, guidance)),
+            suggestion=suggestion,
+            links=(*self.links(answer.result_id), *more_links),
+            is_overridable=answer.result_id is not None,
+        )
+
+    def written(
+        self,
+        topic: Topic,
+        *,
+        summary: str,
+        indicator: str,
+        detail: str,
+        suggestion: Suggestion | None,
+        links: tuple[Link, ...],
+        is_overridable: bool,
+    ) -> Card:
+        reasons: tuple[ReasonCoding, ...] = reasons_for(topic) if is_overridable else ()
+        return Card(
+            uuid=str(uuid.uuid4()),
+            summary=summary,
+            indicator=indicator,
+            source=_source(topic, self.about_url),
+            detail=detail,
+            suggestions=() if suggestion is None else (suggestion,),
+            selection_behavior=None if suggestion is None else "at-most-one",
+            override_reasons=reasons,
+            links=links,
+        )
+
+    def incomplete(self) -> Card:
+        """Return the card that says that the list of studies itself was cut short."""
+        return self.written(
+            Topic.INCOMPLETE,
+            summary="Not all imaging studies of this patient could be read: some may be missing here",
+            indicator="info",
+            detail=(
+                "The EHR's list of imaging studies goes on in a page that could not be read, or holds a study in a "
+                "form that could not be read. This says nothing about the studies that are missing."
+                f"\n\n**{INVESTIGATIONAL}**"
+            ),
+            suggestion=None,
+            links=(),
+            is_overridable=False,
         )
 
     def _summary(self, answer: StudyAnswer) -> str:
-        study = _named(answer.study)
+        study = named(answer.study)
         if answer.result is None or answer.topic not in _ANSWERED:
             return _SUMMARIES[answer.topic].format(study=study, Study=study[0].upper() + study[1:])
         speaker = "Experimental AI" if is_experimental(answer.result.model) else "Investigational AI"
@@ -89,7 +143,7 @@ class CardWriter:
             return f"{speaker}: nothing was found to rate on {study}; this does not exclude disease"
         first = _by_probability(answer.result.findings)[0]
         ending = f", probability {probability_text(first.probability)}, on {study}"
-        return _fitted(f"{speaker}: possible ", _in_sentence(first.display), ending)
+        return fitted(f"{speaker}: possible ", in_sentence(first.display), ending)
 
     def _indicator(self, answer: StudyAnswer) -> str:
         """Only a model that was validated when it answered, and still is, may ask for more than `info`."""
@@ -105,7 +159,7 @@ class CardWriter:
         found = (m for m in self.manifests if (m.id, m.version) == (model.id, model.version))
         return next(found, None)
 
-    def _detail(self, answer: StudyAnswer) -> Iterator[str]:
+    def _detail(self, answer: StudyAnswer, guidance: str | None) -> Iterator[str]:
         if answer.topic in _EXPLANATIONS:
             yield _EXPLANATIONS[answer.topic]
         if answer.result is not None and answer.result.findings and answer.topic is not Topic.ABSTAINED:
@@ -113,6 +167,8 @@ class CardWriter:
         yield "\n".join(f"- {fact}" for fact in self._facts(answer))
         if known := " ".join(map(escape, self._limits(answer.result))):
             yield f"Limits: {known}"
+        if guidance is not None:
+            yield guidance
         model = None if answer.result is None else answer.result.model
         yield from (f"**{caution}**" for caution in cautions(model))
 
@@ -146,34 +202,20 @@ class CardWriter:
         if manifest is not None:
             yield from manifest.limits
 
-    def _links(self, answer: StudyAnswer) -> tuple[Link, ...]:
-        if self.launch_url is None or answer.result_id is None:
+    def links(self, result_id: str | None) -> tuple[Link, ...]:
+        if self.launch_url is None or result_id is None:
             return ()
-        context = msgspec.json.encode({"result": answer.result_id}).decode()
+        context = msgspec.json.encode({"result": result_id}).decode()
         return (Link(label="Open images and result", url=self.launch_url, type="smart", app_context=context),)
 
 
-def incomplete_card() -> Card:
-    """The card that says that the list of studies itself was cut short."""
-    return Card(
-        uuid=str(uuid.uuid4()),
-        summary="Not all imaging studies of this patient could be read: some may be missing here",
-        indicator="info",
-        source=_source(Topic.INCOMPLETE),
-        detail=(
-            "The EHR's list of imaging studies goes on in a page that could not be read, or holds a study in a form "
-            "that could not be read. This says nothing about the studies that are missing."
-            f"\n\n**{INVESTIGATIONAL}**"
-        ),
-    )
-
-
-def _source(topic: Topic) -> Source:
+def _source(topic: Topic, url: str | None) -> Source:
     display = topic.value.replace("-", " ")
-    return Source(label="Rayhook", topic=Coding(code=topic.value, system=TOPIC_SYSTEM, display=display))
+    coding = Coding(code=topic.value, system=TOPIC_SYSTEM, display=display)
+    return Source(label="Rayhook", topic=coding, url=url)
 
 
-def _named(study: ImagingStudySummary) -> str:
+def named(study: ImagingStudySummary) -> str:
     """Return the study in a few words that hold no foreign text, such as "the MR study of 2026-03-12"."""
     modalities = [code for code in study.modalities if _MODALITY.fullmatch(code)][:3]
     kind = "/".join(modalities) or "imaging"
@@ -181,12 +223,12 @@ def _named(study: ImagingStudySummary) -> str:
     return f"the {kind} study of {date[0]}" if date else f"the {kind} study of unknown date"
 
 
-def _fitted(start: str, middle: str, end: str) -> str:
+def fitted(start: str, middle: str, end: str) -> str:
     room = 139 - len(start) - len(end)
     return start + (middle if len(middle) <= room else middle[: room - 1] + "…") + end
 
 
-def _in_sentence(display: str) -> str:
+def in_sentence(display: str) -> str:
     """Return "neoplasm of brain" for "Neoplasm of brain", and "MRI finding" as it is."""
     return display[0].lower() + display[1:] if display[1:2].islower() else display
 

@@ -31,7 +31,7 @@ def cors_route(origins: Iterable[str]) -> type[APIRoute]:
                     headers.add_vary_header("Origin")
                     if origin in allowed:
                         headers["Access-Control-Allow-Origin"] = origin
-                        headers["Access-Control-Expose-Headers"] = "X-Request-Id"
+                        headers["Access-Control-Expose-Headers"] = "Retry-After, X-Request-Id"
                 await send(message)
 
             await super().handle(scope, receive, send_with_cors)

@@ -11,6 +11,7 @@ from rayhook.auth.keys import Keyring
 from rayhook.auth.registry import EHRRegistry
 from rayhook.auth.tokens import JWKSCache
 from rayhook.cds_hooks.load import CallsInHand
+from rayhook.cds_hooks.rate_limit import RateLimit
 from rayhook.cds_hooks.results import ResultCache
 from rayhook.fhir.transport import Transport
 from rayhook.inference.job_table import Authorization
@@ -56,3 +57,4 @@ class CDSDependencies:
     pool: ThreadPoolExecutor = field(default_factory=_pool)
     results: ResultCache = field(default_factory=ResultCache)
     in_hand: CallsInHand = field(default_factory=CallsInHand)
+    rate_limit: RateLimit = field(default_factory=RateLimit)

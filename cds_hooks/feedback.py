@@ -22,30 +22,15 @@ from rayhook.audit.record import AuditEntry
 from rayhook.auth.keys import Keyring
 from rayhook.auth.principal import CDSClientPrincipal
 from rayhook.cds_hooks.dependencies import CDSDependencies
+from rayhook.cds_hooks.issued import CardIssued
 from rayhook.cds_hooks.json_body import parse_json
 from rayhook.cds_hooks.models import UUID, Coding, JSONObject, read
-from rayhook.cds_hooks.services import Service
+from rayhook.cds_hooks.override import set_aside
 from rayhook.cds_hooks.trust import Attempt, authenticate, refusals_audited
 from rayhook.fhir.errors import Forbidden, InvalidRequest, NotFound
 
 _UTC = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]00:00)")
 _MAX_ITEMS = 100
-
-
-class CardIssued(SQLModel, table=True):
-    """A card as it left: to whom, and about which result. It holds nothing of the patient."""
-
-    __tablename__ = "cds_card_issued"
-
-    card: str = Field(primary_key=True, max_length=36)
-    ehr_id: str = Field(max_length=128)
-    issuer: str = Field(max_length=2048)
-    tenant: str | None = None
-    service_id: str = Field(max_length=64)
-    hook_instance: str = Field(max_length=36)
-    topic: str = Field(max_length=32)
-    result_id: str | None = Field(default=None, max_length=32, index=True)
-    issued_at: float
 
 
 class CardFeedback(SQLModel, table=True):
@@ -66,9 +51,6 @@ class CardFeedback(SQLModel, table=True):
     outcome_at: float
     item_sealed: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     received_at: float
-
-
-CARD_ISSUED = SQLModel.metadata.tables[CardIssued.__tablename__]
 
 
 class AcceptedSuggestion(Struct, frozen=True, kw_only=True):
@@ -95,19 +77,21 @@ class Feedback(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """How many items were new, and the results that the items are about."""
+    """How many items were new, the results that the items are about, and suggestions that no card had."""
 
     new: int
     result_ids: tuple[str, ...]
+    unknown_suggestions: int
 
 
 def receive_feedback(
-    dependencies: CDSDependencies, service: Service, authorization: str | None, body: bytes
+    dependencies: CDSDependencies, service_id: str, authorization: str | None, body: bytes
 ) -> None:
     """Store what is said of cards; the audit tells who said it, about which results."""
-    audience = f"{dependencies.public_base_url}/cds-services/{service.id}/feedback"
+    audience = f"{dependencies.public_base_url}/cds-services/{service_id}/feedback"
     principal = authenticate(dependencies, authorization, audience=audience)
-    with refusals_audited(dependencies, Attempt(principal, service.id)):
+    with refusals_audited(dependencies, Attempt(principal, service_id)):
+        dependencies.rate_limit.admit(principal)
         items = read_feedback(parse_json(body))
         with dependencies.sessions() as session:
             stored = store_feedback(
@@ -115,20 +99,23 @@ def receive_feedback(
                 dependencies.keyring,
                 items,
                 principal=principal,
-                service_id=service.id,
+                service_id=service_id,
                 clock=dependencies.clock,
             )
-            dependencies.audit.record(session, _event(principal, service, stored, len(items)))
+            dependencies.audit.record(session, _event(principal, service_id, stored, len(items)))
             session.commit()
 
 
-def _event(principal: CDSClientPrincipal, service: Service, stored: Stored, items: int) -> AuditEntry:
+def _event(principal: CDSClientPrincipal, service_id: str, stored: Stored, items: int) -> AuditEntry:
+    detail = {"service": service_id, "items": str(items), "new": str(stored.new)}
+    if stored.unknown_suggestions:
+        detail["unknown_suggestions"] = str(stored.unknown_suggestions)
     return AuditEntry(
         AuditKind.CDS_HOOKS_FEEDBACK_RECEIVED,
         ehr_id=principal.ehr.id,
         agent=principal.issuer,
         entities=tuple(f"DiagnosticReport/{result_id}" for result_id in stored.result_ids),
-        detail={"service": service.id, "items": str(items), "new": str(stored.new)},
+        detail=detail,
     )
 
 
@@ -153,7 +140,7 @@ def store_feedback(
 
     Raises NotFound for a card that this service never gave, Forbidden for one given to another client.
     """
-    new = 0
+    new = unknown = 0
     results: dict[str, None] = {}
     for number, item in enumerate(items):
         issued = _issued(
@@ -161,8 +148,12 @@ def store_feedback(
         )
         if issued.result_id is not None:
             results[issued.result_id] = None
-        new += _add(session, keyring, item, clock())
-    return Stored(new, tuple(results))
+        unknown += _unknown_suggestions(item, issued)
+        is_new = _add(session, keyring, item, clock())
+        if is_new and item.outcome == "overridden" and issued.override_index is not None:
+            set_aside(session, issued.override_index, now=clock())
+        new += is_new
+    return Stored(new, tuple(results), unknown)
 
 
 def _issued(
@@ -175,6 +166,12 @@ def _issued(
     if recipient != (principal.ehr.id, principal.issuer, principal.tenant):
         raise Forbidden(f"{path} was given to another client", code="foreign_card", expression=path)
     return issued
+
+
+def _unknown_suggestions(item: FeedbackItem, issued: CardIssued) -> int:
+    """Return how many of the accepted suggestions are none that the card had."""
+    given = (issued.suggestions or "").split()
+    return sum(accepted.id.lower() not in given for accepted in item.accepted_suggestions)
 
 
 def _add(session: Session, keyring: Keyring, item: FeedbackItem, now: float) -> bool:

@@ -4,8 +4,8 @@ Spec: CDS Hooks 2.0.1 and 3.0.0-ballot
 """
 
 import re
-import uuid
 from typing import Annotated, Any, TypeVar
+from uuid import UUID as UUID_TYPE
 
 import msgspec
 from msgspec import Meta, Struct
@@ -54,29 +54,33 @@ class HookRequest(Struct, frozen=True, kw_only=True, rename="camel"):
     extension: JSONObject | None = None
 
 
-class PatientViewContext(Struct, frozen=True, kw_only=True, rename="camel"):
-    """Spec: CDS Hooks Library, patient-view 1.0."""
-
-    user_id: UserReference
-    patient_id: Id
-    encounter_id: Id | None = None
-
-
-class OrderSignContext(PatientViewContext, frozen=True, kw_only=True, rename="camel"):
-    """Spec: CDS Hooks Library, order-sign 1.0."""
-
-    draft_orders: JSONObject
-
-
 class Coding(Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: Annotated[str, Meta(pattern=r"^[^\x00-\x20]+( [^\x00-\x20]+)*\Z", max_length=255)]
     system: Annotated[str, Meta(pattern=r"^[^\x00-\x20]+\Z", max_length=2048)]
     display: str | None = None
 
 
+class ReasonCoding(Struct, frozen=True, kw_only=True):
+    """A reason that a clinician can choose: here `display` is not optional."""
+
+    code: str
+    system: str
+    display: str
+
+    def __post_init__(self) -> None:
+        _require(bool(self.code and self.system and self.display), "card.overrideReasons")
+
+
 class Source(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Spec: CDS Hooks 2.0.1, "Source"."""
+
     label: str
     topic: Coding
+    url: str | None = None
+
+    def __post_init__(self) -> None:
+        _require(bool(self.label), "card.source.label")
+        _require(self.url is None or _is_absolute(self.url), "card.source.url")
 
 
 class Link(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
@@ -89,27 +93,66 @@ class Link(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"
 
     def __post_init__(self) -> None:
         _require(self.type in {"absolute", "smart"}, "link.type")
-        _require(self.app_context is None or self.type == "smart", "link.appContext")
+        _require(
+            self.app_context is None or (self.type == "smart" and bool(self.app_context)), "link.appContext"
+        )
         _require(bool(self.label), "link.label")
-        _require(self.url.startswith(("https://", "http://")), "link.url")
+        _require(_is_absolute(self.url), "link.url")
 
 
-class Card(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Spec: CDS Hooks 2.0.1, "Card Attributes"."""
+class Action(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """What is created comes whole, what is deleted is only named. Spec: CDS Hooks 2.0.1, "Action"."""
+
+    type: str
+    description: str
+    resource: JSONObject | None = None
+    resource_id: str | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.type in {"create", "update", "delete"}, "action.type")
+        _require(bool(self.description), "action.description")
+        if self.type == "delete":
+            _require(self.resource is None and bool(self.resource_id), "action.resourceId")
+        else:
+            _require(self.resource_id is None and "resourceType" in (self.resource or {}), "action.resource")
+
+
+class Suggestion(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """Its actions hold together. Spec: CDS Hooks 2.0.1, "Suggestion"."""
+
+    label: str
+    uuid: str
+    actions: tuple[Action, ...]
+    is_recommended: bool = False
+
+    def __post_init__(self) -> None:
+        UUID_TYPE(self.uuid)
+        _require(bool(self.label), "suggestion.label")
+        _require(bool(self.actions), "suggestion.actions")
+
+
+class Card(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """Spec: CDS Hooks 2.0.1, "Card Attributes"; 3.0.0-ballot, invariants cds-resp-1 to -6."""
 
     uuid: str
     summary: str
     indicator: str
     source: Source
     detail: str | None = None
+    suggestions: tuple[Suggestion, ...] = ()
+    selection_behavior: str | None = None
+    override_reasons: tuple[ReasonCoding, ...] = ()
     links: tuple[Link, ...] = ()
 
     def __post_init__(self) -> None:
-        uuid.UUID(self.uuid)
+        UUID_TYPE(self.uuid)
         _require(0 < len(self.summary) < SUMMARY_LIMIT, "card.summary")
         _require(self.indicator in {"info", "warning", "critical"}, "card.indicator")
-        _require(bool(self.source.label), "card.source.label")
         _require(self.detail is None or bool(self.detail), "card.detail")
+        allowed = {"any", "at-most-one"} if self.suggestions else {None}
+        _require(self.selection_behavior in allowed, "card.selectionBehavior")
+        recommended = sum(suggestion.is_recommended for suggestion in self.suggestions)
+        _require(self.selection_behavior == "any" or recommended <= 1, "suggestion.isRecommended")
 
 
 class Response(Struct, frozen=True, kw_only=True):
@@ -137,6 +180,10 @@ def read(value: object, model: type[_Model], *, under: str = "") -> _Model:
         path = ".".join(part for part in (under, at and at[1], missing and missing[1]) if part)
         rule = "is missing" if missing else "does not have the form that CDS Hooks gives it"
         raise InvalidRequest(f"{path or 'the body'} {rule}", expression=path or None) from error
+
+
+def _is_absolute(url: str) -> bool:
+    return url.startswith(("https://", "http://"))
 
 
 def _require(holds: bool, member: str) -> None:

@@ -11,10 +11,12 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from urllib.parse import quote
 
+import msgspec
 from msgspec import Struct
 
-from rayhook.cds_hooks.models import HookRequest, JSONObject, PatientViewContext, read
-from rayhook.cds_hooks.services import IMAGING_STUDIES, PATIENT, Service
+from rayhook.cds_hooks.contexts import Context
+from rayhook.cds_hooks.models import HookRequest, JSONObject, read
+from rayhook.cds_hooks.services import IMAGING_STUDIES, IMAGING_STUDY, ORDERS, PATIENT, Service
 from rayhook.fhir.client import FHIRClient
 from rayhook.fhir.errors import (
     InvalidRequest,
@@ -27,10 +29,9 @@ from rayhook.fhir.r4 import bundle_resources, operation_outcome_in
 
 MAX_PAGES = 3
 
+# Context fields that are `Type/id`: a template may be nothing but such a token.
+_REFERENCES = frozenset({"context.performer", "context.userId"})
 _TOKEN = re.compile(r"\{\{\s*([^{}\s]+)\s*\}\}")
-_TYPES = {PATIENT: "Patient", IMAGING_STUDIES: "Bundle"}
-# Beyond what a template may ask of every EHR: with the Endpoints at hand no second round is needed.
-_EXTRA = {IMAGING_STUDIES: "&_include=ImagingStudy:endpoint"}
 
 
 class _Resource(Struct, frozen=True, rename="camel"):
@@ -89,12 +90,14 @@ class Fetcher:
 class Prefetched:
     """What is known of the patient. `fetched` are the keys that were read from the FHIR server.
 
+    orders: ServiceRequests, where the service asks for them.
     complete: False where the list of studies goes on in a page that could not be read.
     """
 
     patient: JSONObject | None
     studies: tuple[JSONObject, ...]
     endpoints: tuple[JSONObject, ...]
+    orders: tuple[JSONObject, ...]
     fetched: tuple[str, ...]
     complete: bool
 
@@ -109,26 +112,25 @@ def fill(template: str, tokens: Mapping[str, str]) -> str:
     def value(match: re.Match[str]) -> str:
         if match[1] not in tokens:
             raise PrefetchUnavailable(f"the call has no value for {match[1]}", expression=match[1])
-        return quote(tokens[match[1]], safe="")
+        return quote(tokens[match[1]], safe="/" if match[1] in _REFERENCES else "")
 
     return _TOKEN.sub(value, template)
 
 
-def tokens_of(context: PatientViewContext) -> dict[str, str]:
-    """Spec: CDS Hooks 2.0.1, "Prefetch tokens": root-level context fields, and the user's id by type."""
-    user_type, user_id = context.user_id.split("/")
-    tokens = {
-        "context.userId": context.user_id,
-        "context.patientId": context.patient_id,
-        f"user{user_type}Id": user_id,
-    }
-    return tokens if context.encounter_id is None else {**tokens, "context.encounterId": context.encounter_id}
+def tokens_of(context: Context) -> dict[str, str]:
+    """Spec: CDS Hooks 2.0.1, "Prefetch tokens": root-level primitive context fields, and the user's id by type."""
+    fields = msgspec.to_builtins(context)
+    tokens = {f"context.{name}": value for name, value in fields.items() if isinstance(value, str)}
+    if context.user_id is not None:
+        user_type, user_id = context.user_id.split("/")
+        tokens[f"user{user_type}Id"] = user_id
+    return tokens
 
 
 def gather(
     service: Service,
     request: HookRequest,
-    context: PatientViewContext,
+    context: Context,
     fetcher: Fetcher | None,
     *,
     enough: int,
@@ -138,20 +140,23 @@ def gather(
     Raises PrefetchUnavailable if a key was neither sent nor can be fetched, InvalidRequest for one of a wrong form.
     """
     sent = request.prefetch or {}
-    missing = [key for key in service.prefetch if not _is_given(sent, key)]
+    missing = [key for key in service.prefetch if not _is_given(sent, key, service)]
     fetched = _fetch(service, missing, tokens_of(context), fetcher)
     data: dict[str, JSONObject | None] = {key: fetched.get(key) or sent.get(key) for key in service.prefetch}
     bundles, complete = _pages(data[IMAGING_STUDIES], fetcher, enough)
+    named = [study] if (study := data.get(IMAGING_STUDY)) is not None else []
+    orders = [found] if (found := data.get(ORDERS)) is not None else []
     return Prefetched(
         patient=data[PATIENT],
-        studies=_resources(bundles, "ImagingStudy"),
+        studies=_resources([*bundles, *named], "ImagingStudy"),
         endpoints=_resources(bundles, "Endpoint"),
+        orders=_resources(orders, "ServiceRequest"),
         fetched=tuple(missing),
         complete=complete,
     )
 
 
-def _is_given(sent: Mapping[str, object], key: str) -> bool:
+def _is_given(sent: Mapping[str, object], key: str, service: Service) -> bool:
     """Null is data: there is none. An OperationOutcome is not."""
     if key not in sent:
         return False
@@ -162,8 +167,9 @@ def _is_given(sent: Mapping[str, object], key: str) -> bool:
         raise InvalidRequest(f"prefetch.{key} must be a resource or null", expression=f"prefetch.{key}")
     if _tells_of_failure(value, key):
         return False
-    if value["resourceType"] != _TYPES[key]:
-        raise InvalidRequest(f"prefetch.{key} must be a {_TYPES[key]}", expression=f"prefetch.{key}")
+    wanted = service.prefetch[key].resource_type
+    if value["resourceType"] != wanted:
+        raise InvalidRequest(f"prefetch.{key} must be a {wanted}", expression=f"prefetch.{key}")
     return True
 
 
@@ -177,7 +183,8 @@ def _tells_of_failure(resource: JSONObject, key: str) -> bool:
 def _fetch(
     service: Service, missing: Iterable[str], tokens: Mapping[str, str], fetcher: Fetcher | None
 ) -> dict[str, JSONObject]:
-    queries = {key: fill(service.prefetch[key], tokens) + _EXTRA.get(key, "") for key in missing}
+    templates = {key: service.prefetch[key] for key in missing}
+    queries = {key: fill(template.query, tokens) + template.more for key, template in templates.items()}
     if queries and fetcher is None:
         key = next(iter(queries))
         raise PrefetchUnavailable(
@@ -185,10 +192,10 @@ def _fetch(
             expression=f"prefetch.{key}",
         )
     outcomes = {} if fetcher is None else fetcher.fetch(queries)
-    return {key: _had(outcome, key) for key, outcome in outcomes.items()}
+    return {key: _had(outcome, key, templates[key].resource_type) for key, outcome in outcomes.items()}
 
 
-def _had(outcome: JSONObject | RayhookError, key: str) -> JSONObject:
+def _had(outcome: JSONObject | RayhookError, key: str, resource_type: str) -> JSONObject:
     path = f"prefetch.{key}"
     if isinstance(outcome, NotFound) and key == PATIENT:
         message = "the FHIR server does not know the patient of context.patientId"
@@ -198,15 +205,15 @@ def _had(outcome: JSONObject | RayhookError, key: str) -> JSONObject:
     if isinstance(outcome, RayhookError):
         message = f"{path} was not provided, and could not be fetched: {outcome.code}"
         raise PrefetchUnavailable(message, code=outcome.code, expression=path) from outcome
-    if not _is_sound(outcome, key):
+    if not _is_sound(outcome, key, resource_type):
         message = f"{path} was not provided, and the FHIR server answered without it"
         raise PrefetchUnavailable(message, expression=path)
     return outcome
 
 
-def _is_sound(resource: JSONObject, key: str) -> bool:
+def _is_sound(resource: JSONObject, key: str, resource_type: str) -> bool:
     try:
-        return not _tells_of_failure(resource, key) and resource["resourceType"] == _TYPES[key]
+        return not _tells_of_failure(resource, key) and resource["resourceType"] == resource_type
     except InvalidRequest:
         return False
 
@@ -233,7 +240,7 @@ def _page(fetcher: Fetcher, url: str) -> JSONObject | None:
     if not url.startswith((f"{base}/", f"{base}?")):
         return None
     outcome = fetcher.fetch({"next": url.removeprefix(base).removeprefix("/")})["next"]
-    if isinstance(outcome, RayhookError) or not _is_sound(outcome, IMAGING_STUDIES):
+    if isinstance(outcome, RayhookError) or not _is_sound(outcome, IMAGING_STUDIES, "Bundle"):
         return None
     return outcome
 

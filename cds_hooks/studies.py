@@ -18,12 +18,12 @@ MAX_STUDIES = 3
 _WITHOUT_IMAGES = frozenset({"cancelled", "entered-in-error", "registered"})
 
 
-def newest_studies(
+def studies_with_images(
     resources: Iterable[JSONObject], *, patient_id: str, base_url: str
 ) -> tuple[tuple[ImagingStudySummary, ...], bool]:
-    """Return the newest studies that have images, and whether every study could be read.
+    """Return the studies that have images, the newest first, and whether every study could be read.
 
-    Raises IdentityConflict if any study, chosen or not, is another patient's.
+    Raises IdentityConflict if any study, with images or without, is another patient's.
     """
     studies: dict[str, ImagingStudySummary] = {}
     complete = True
@@ -34,7 +34,7 @@ def newest_studies(
             complete = False
         elif study.status not in _WITHOUT_IMAGES:
             studies[study.id] = study
-    return tuple(sorted(studies.values(), key=_started, reverse=True)[:MAX_STUDIES]), complete
+    return tuple(sorted(studies.values(), key=_age, reverse=True)), complete
 
 
 def _check_owner(resource: JSONObject, patient_id: str, base_url: str) -> None:
@@ -104,15 +104,19 @@ def _endpoint_ids(study: ImagingStudySummary, base_url: str) -> tuple[str, ...]:
     return tuple(ids)
 
 
-def _started(study: ImagingStudySummary) -> datetime:
-    """Return an instant to sort by; a study of unknown time is the oldest.
+def started_at(study: ImagingStudySummary) -> datetime | None:
+    """Return when the study was begun; the first instant of a year, month or day alone, None where unknown.
 
-    Spec: FHIR R4 dateTime: a year, month or day alone is one too
+    Spec: FHIR R4 dateTime
     """
     text = study.started or ""
     padded = text + "0001-01-01"[len(text) :] if len(text) in {4, 7} else text
     try:
         instant = datetime.fromisoformat(padded)
     except ValueError:
-        return datetime.min.replace(tzinfo=UTC)
+        return None
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def _age(study: ImagingStudySummary) -> datetime:
+    return started_at(study) or datetime.min.replace(tzinfo=UTC)

@@ -11,7 +11,7 @@ from rayhook.auth.registry import EHR
 from rayhook.auth.tokens import verify_cds_client
 from rayhook.cds_hooks.dependencies import CDSDependencies
 from rayhook.cds_hooks.models import FHIRAuthorization, HookRequest
-from rayhook.fhir.errors import IdentityConflict, InvalidRequest, RayhookError, Unauthenticated
+from rayhook.fhir.errors import IdentityConflict, InvalidRequest, RateLimited, RayhookError, Unauthenticated
 from rayhook.fhir.references import parse_reference
 
 SERVER_ERRORS = 500
@@ -53,6 +53,8 @@ def refusals_audited(dependencies: CDSDependencies, attempt: Attempt) -> Iterato
     try:
         yield
     except RayhookError as error:
+        if isinstance(error, RateLimited) and not error.is_first:
+            raise
         entry = AuditEntry(
             AuditKind.CDS_HOOKS_REQUEST_REFUSED,
             Outcome.MINOR_FAILURE if error.status < SERVER_ERRORS else Outcome.SERIOUS_FAILURE,
@@ -110,6 +112,13 @@ def check_subject(subject: object, *, patient_id: str, base_url: str, path: str)
         raise _conflict(path) from error
     if (reference.type, reference.id) != ("Patient", patient_id) or not reference.is_at(base_url):
         raise _conflict(path)
+
+
+def check_named_patient(element: object, *, patient_id: str, base_url: str, path: str) -> None:
+    """Raise IdentityConflict where the Reference `element` is there and does not name the call's patient."""
+    if element is not None:
+        reference = element.get("reference") if isinstance(element, dict) else None
+        check_subject(reference, patient_id=patient_id, base_url=base_url, path=path)
 
 
 def _conflict(path: str) -> IdentityConflict:

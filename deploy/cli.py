@@ -18,6 +18,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
+from rayhook.deploy.conformance.command import app as conformance
 from rayhook.deploy.labelled_images import Kind
 from rayhook.fhir.errors import RayhookError
 from rayhook.inference.statement import EXPERIMENTAL, INVESTIGATIONAL_SHORT, probability_text
@@ -40,6 +41,7 @@ audit = typer.Typer(no_args_is_help=True, help="Verify and read the audit trail.
 model = typer.Typer(no_args_is_help=True, help="List, verify and prepare the bundled models.")
 registry = typer.Typer(no_args_is_help=True, help="Check the file that registers the EHRs.")
 app.add_typer(audit, name="audit")
+app.add_typer(conformance, name="conformance")
 app.add_typer(model, name="model")
 app.add_typer(registry, name="registry")
 app.add_typer(train, name="train")

@@ -6,7 +6,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from rayhook.fhir.errors import InvalidRequest, NotFound, RayhookError, Unauthenticated, operation_outcome
+from rayhook.fhir.errors import (
+    InvalidRequest,
+    NotFound,
+    RateLimited,
+    RayhookError,
+    Unauthenticated,
+    operation_outcome,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +32,8 @@ def problem_response(request: Request, error: RayhookError) -> Response:
     if error.status == Unauthenticated.status:
         headers["WWW-Authenticate"] = "Bearer"
         error = Unauthenticated("authentication is required")
+    if isinstance(error, RateLimited):
+        headers["Retry-After"] = str(error.retry_after_s)
     return JSONResponse(
         operation_outcome(error),
         status_code=error.status,

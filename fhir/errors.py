@@ -114,10 +114,20 @@ class OutOfScope(Unprocessable):
 
 
 class RateLimited(RayhookError):
+    """`retry_after_s` is for the header Retry-After, `is_first` says that the caller was not told before.
+
+    Spec: RFC 6585, section 4
+    """
+
     status = 429
     issue_type = "throttled"
     code = "rate_limited"
     retryable = True
+
+    def __init__(self, message: str, *, retry_after_s: int = 1, is_first: bool = True) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.is_first = is_first
 
 
 class ModelIntegrityError(RayhookError):

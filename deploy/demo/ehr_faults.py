@@ -7,13 +7,14 @@ from dataclasses import dataclass
 class EHRFaults:
     """`fhir_status` answers every FHIR request with that status; times are in seconds.
 
-    `drip_s` is the pause after each byte of a FHIR answer.
+    `drip_s` is the pause after each byte of a FHIR answer, `fail_share` of them are a 503.
     `wrong_patient` makes every ImagingStudy name another patient than the one asked for.
     """
 
     fhir_status: int | None = None
     slow_s: float = 0.0
     drip_s: float = 0.0
+    fail_share: float = 0.0
     no_prefetch: bool = False
     no_write_scope: bool = False
     wrong_patient: bool = False

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -41,7 +42,7 @@ class FHIRRoute(APIRoute):
             faults: EHRFaults = request.app.state.demo.faults
             await asyncio.sleep(faults.slow_s)
             try:
-                if faults.fhir_status is not None:
+                if faults.fhir_status is not None or random.random() < faults.fail_share:  # noqa: S311 - chance
                     raise UpstreamUnavailable("switched off by a test")
                 response = await handle(request)
             except RayhookError as error:

@@ -3,6 +3,7 @@
 Spec: DICOM PS3.18 10.4 (Retrieve), 10.5 (Store), 10.6 (Search)
 """
 
+import random
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -30,13 +31,14 @@ class Faults:
     """What may go wrong, switched on by a test while the app runs; times are in seconds.
 
     status answers every request with that status.  slow_s is waited before each answer, drip_s after each
-    byte of an image.  truncated ends the answer in the middle of its last part.  wrong_study sends the images
+    byte of an image.  fail_share of the answers are a 503.  truncated ends the answer in the middle of its last part.  wrong_study sends the images
     of another study.  no_wildcard answers 406 to transfer-syntax=*.
     """
 
     status: int | None = None
     slow_s: float = 0.0
     drip_s: float = 0.0
+    fail_share: float = 0.0
     truncated: bool = False
     wrong_study: bool = False
     no_wildcard: bool = False
@@ -55,6 +57,8 @@ class DemoPACS:
         time.sleep(self.faults.slow_s)
         if self.faults.status is not None:
             raise HTTPException(self.faults.status)
+        if random.random() < self.faults.fail_share:  # noqa: S311 - chance
+            raise HTTPException(503)
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not self.introspect(token):
             raise HTTPException(401, headers={"WWW-Authenticate": "Bearer"})

@@ -52,6 +52,7 @@ BASE_URL = "https://rayhook.example.org"
 ISSUER = "https://ehr.example.org"
 PAGE_ORIGIN = "https://clinic.example.org"
 PATIENT = "p1"
+OWN = "org.rayhook.imaging-result-available"
 DCM = "http://dicom.nema.org/resources/ontology/DCM"
 FINDING = Coding("http://snomed.info/sct", "393564001", "Glioma")
 Resource = dict[str, Any]
@@ -307,6 +308,13 @@ class Make:
         context = {"userId": "Practitioner/dr", "patientId": PATIENT, "draftOrders": drafts}
         return self.body(*studies, hook="order-sign", context=context)
 
+    def hook(
+        self, hook: str, *studies: Resource, context: Resource | None = None, **members: Any
+    ) -> Resource:
+        """Return the body of any hook; `context` is added to user and patient."""
+        told = {"userId": "Practitioner/dr", "patientId": PATIENT} | (context or {})
+        return self.body(*studies, hook=hook, context=told, **members)
+
 
 @dataclass
 class Service:
@@ -380,6 +388,40 @@ def ehr_keys() -> tuple[ECKey, ECKey]:
 @pytest.fixture
 def make(fhir: ScriptedFHIR) -> Make:
     return Make(fhir.base_url)
+
+
+@pytest.fixture
+def request_of(make):
+    """Return the body of a hook for a patient with one study."""
+
+    def body(hook, *studies, **context):
+        order = make.order(id="o1", **context.pop("order", {}))
+        appointment = {
+            "resourceType": "Appointment",
+            "status": "proposed",
+            "serviceType": [{"text": "MRI head"}],
+        }
+        needed = {
+            "patient-view": {},
+            "encounter-start": {"encounterId": "e1"},
+            "order-select": {"selections": ["ServiceRequest/o1"], "draftOrders": make.bundle(order)},
+            "order-sign": {"draftOrders": make.bundle(order)},
+            "order-dispatch": {
+                "dispatchedOrders": ["ServiceRequest/o1"],
+                "performer": "Organization/imaging",
+            },
+            "appointment-book": {"appointments": make.bundle(appointment)},
+            OWN: {"imagingStudyId": "s1"},
+        }[hook]
+        made = make.hook(hook, *studies, context=needed | context)
+        if hook == "order-dispatch":
+            made["prefetch"]["serviceRequests"] = make.bundle(order)
+            del made["context"]["userId"]
+        if hook == OWN:
+            made["prefetch"]["imagingStudy"] = None
+        return made
+
+    return body
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rayhook.cds_hooks.services import SERVICES
+
 SCALARS = (
     st.none()
     | st.booleans()
@@ -65,9 +67,12 @@ def put(body, path, value):
     body[path[-1]] = value
 
 
-@pytest.fixture(params=["patient-view", "order-sign"])
-def template(request, make):
-    return make.body() if request.param == "patient-view" else make.order_sign()
+HOOKS = {service.hook: service.id for service in SERVICES}
+
+
+@pytest.fixture(params=sorted(HOOKS))
+def template(request, request_of):
+    return request_of(request.param)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -76,7 +81,7 @@ def test_no_body_breaks_the_service(service, template, data):
     body = copy.deepcopy(template)
     path = data.draw(st.sampled_from(sorted(places(body), key=str)))
     put(body, path, data.draw(VALUES))
-    response = service.call(body, service=f"rayhook-{template['hook']}")
+    response = service.call(body, service=HOOKS[template["hook"]])
     assert response.status_code in {200, 400, 412, 422}
     assert ("cards" if response.status_code == 200 else "issue") in response.json()
 

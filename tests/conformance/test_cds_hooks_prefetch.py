@@ -6,6 +6,8 @@ Spec: CDS Hooks 2.0.1, "Prefetch Template", "FHIR Resource Access"
 import time
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 KEYS = ("patient", "imagingStudies")
 SEARCH = "/fhir/ImagingStudy?patient=p1&_sort=-started&_count=20&_include=ImagingStudy:endpoint"
@@ -273,3 +275,33 @@ def test_a_failure_that_may_pass_is_tried_again(service, make):
     assert topics(service.cards(make.body())) == ["failed"]
     service.analysis.failure = None
     assert topics(service.cards(make.body())) == ["finding"]
+
+
+STATES = st.sampled_from(["given", "null", "missing", "outcome", "outcome in a bundle"])
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(patient=STATES, studies=STATES, may_fetch=st.booleans())
+def test_what_is_fetched_is_what_was_not_given(service, make, fhir, *, patient, studies, may_fetch):
+    """Spec: CDS Hooks 2.0.1, "Prefetch Template": per key, null is data, an OperationOutcome is none."""
+    fhir.requests.clear()
+    fhir.answer("/fhir/Patient/p1", make.patient())
+    fhir.answer("/fhir/ImagingStudy", make.bundle(make.study(), make.endpoint()))
+    body = make.body()
+    for key, state in (("patient", patient), ("imagingStudies", studies)):
+        if state == "missing":
+            del body["prefetch"][key]
+        elif state != "given":
+            bundle = make.bundle(OUTCOME)
+            body["prefetch"][key] = {"null": None, "outcome": OUTCOME, "outcome in a bundle": bundle}[state]
+    if not may_fetch:
+        del body["fhirAuthorization"]
+    absent = {
+        key
+        for key, state in (("patient", patient), ("imagingStudies", studies))
+        if state not in {"given", "null"}
+    }
+    response = service.call(body)
+    assert response.status_code == (412 if absent and not may_fetch else 200)
+    paths = {"patient": "/fhir/Patient/p1", "imagingStudies": SEARCH}
+    assert set(fhir.paths) == ({paths[key] for key in absent} if may_fetch else set())

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayhook.cds_hooks.models import PatientViewContext
+from rayhook.cds_hooks.contexts import PatientViewContext
 from rayhook.cds_hooks.prefetch import fill, tokens_of
 from rayhook.fhir.errors import PrefetchUnavailable
 

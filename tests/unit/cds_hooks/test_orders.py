@@ -1,6 +1,6 @@
 import pytest
 
-from rayhook.cds_hooks.orders import concerns_imaging
+from rayhook.cds_hooks.orders import draft_orders
 from rayhook.fhir.errors import IdentityConflict, InvalidRequest
 
 SNOMED = "http://snomed.info/sct"
@@ -33,7 +33,7 @@ def category(system, code):
     ],
 )
 def test_an_imaging_order_is_recognised(members):
-    assert concerns_imaging(drafts(order(**members)), patient_id="p1", base_url="https://ehr.example/fhir")
+    assert draft_orders(drafts(order(**members)), patient_id="p1", base_url="https://ehr.example/fhir")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_an_imaging_order_is_recognised(members):
     ],
 )
 def test_another_order_is_not(resource):
-    assert not concerns_imaging(drafts(resource), patient_id="p1", base_url="https://ehr.example/fhir")
+    assert not draft_orders(drafts(resource), patient_id="p1", base_url="https://ehr.example/fhir")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_another_order_is_not(resource):
 )
 def test_drafts_that_are_no_bundle_of_resources_are_refused(bundle):
     with pytest.raises(InvalidRequest) as refused:
-        concerns_imaging(bundle, patient_id="p1", base_url="https://ehr.example/fhir")
+        draft_orders(bundle, patient_id="p1", base_url="https://ehr.example/fhir")
     assert refused.value.expression.startswith("context.draftOrders")
 
 
@@ -66,7 +66,7 @@ def test_drafts_that_are_no_bundle_of_resources_are_refused(bundle):
 )
 def test_an_order_for_somebody_else_is_a_conflict(subject):
     with pytest.raises(IdentityConflict):
-        concerns_imaging(
+        draft_orders(
             drafts(order(subject={"reference": subject})),
             patient_id="p1",
             base_url="https://ehr.example/fhir",

@@ -194,3 +194,25 @@ def test_file_that_is_no_database_is_told_as_unavailable(tmp_path):
     path.write_bytes(b"not a database, but long enough to be looked at as if it were one" * 20)
     with pytest.raises(ServiceUnavailable):
         migrate(f"sqlite:///{path}")
+
+
+def test_cards_of_before_overrides_outlast_the_migration(url):
+    """0003 adds columns to a table that has rows in every installation."""
+    from alembic import command
+    from alembic.config import Config
+
+    database = create_database(url)
+    with database.engine.begin() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(ROOT / "deploy" / "migrations"))
+        config.set_main_option("path_separator", "os")
+        command.upgrade(config, "0002")
+        connection.exec_driver_sql(
+            "INSERT INTO cds_card_issued (card, ehr_id, issuer, service_id, hook_instance, topic, issued_at) "
+            "VALUES ('c', 'e', 'i', 's', 'h', 'finding', 1.0)"
+        )
+    migrate(url)
+    with database.reading() as session:
+        row = session.execute(text("SELECT card, override_index, suggestions FROM cds_card_issued")).one()
+    database.close()
+    assert tuple(row) == ("c", None, None)
