@@ -29,8 +29,8 @@ from rayhook.deploy.wrap import dicom_path, series_of, wrap
 from rayhook.fhir.errors import InvalidRequest
 
 _MAX_PATIENTS = 6
-# Seed 16 shows both kinds of answer. The model knows no phantoms: of 25 plain heads it marked 14 as positive.
-_HEAD_SEED, _CHEST_SEED = 16, 11
+# Seed 39 shows both kinds of answer. The model knows no phantoms: of 60 plain heads it marked 4 and declined 51.
+_HEAD_SEED, _CHEST_SEED = 39, 11
 _STARTED = datetime(2026, 1, 12, 9, 0, tzinfo=UTC)
 _TEST_FILES = (
     "CT_small.dcm",
