@@ -51,14 +51,14 @@ def test_noise_is_declined(flair, local_engine, seed):
         flair, local_engine, _prepared(flair, np.random.default_rng(seed).normal(size=(256, 256)))
     )
     assert answer.abstained
-    assert answer.reason is AbstainReason.OUT_OF_DISTRIBUTION
+    assert answer.reason is AbstainReason.NOT_THE_INTENDED_IMAGE
 
 
 def test_non_finite_output_is_declined(flair):
     features = np.ones((1, 2048), np.float32)
-    nothing = np.zeros((1, 0), np.float32)
+    early = np.ones((1, 1792), np.float32)
     output = EngineOutput(
-        np.full((1, 1), np.nan, np.float32), features, nothing, np.zeros((1, 8, 8, 1), np.float32)
+        np.full((1, 1), np.nan, np.float32), features, early, np.zeros((1, 8, 8, 1), np.float32)
     )
     (answer,) = predict(flair, FixedEngine(output), np.ones((1, 128, 128, 3), np.float32))
     assert answer.reason is AbstainReason.NON_FINITE_OUTPUT
