@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from rayhook.auth.registry import EHR
+from rayhook.auth.roles import Permission, Role, permissions_of
 from rayhook.auth.scopes import ScopeSet
 
 
@@ -27,3 +28,7 @@ class SMARTUser:
     scopes: ScopeSet
     client_id: str
     name: str | None = None
+    roles: frozenset[Role] = frozenset()
+
+    def can(self, permission: Permission) -> bool:
+        return permission in permissions_of(self.roles)

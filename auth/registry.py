@@ -15,6 +15,8 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from rayhook.auth.jose import KeySet, read_key_set
+from rayhook.auth.role_rules import EHRPerson, RoleRule, derive_roles
+from rayhook.auth.roles import Role
 from rayhook.fhir.errors import InvalidRequest
 from rayhook.fhir.transport import origin_of
 
@@ -24,6 +26,7 @@ _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*")
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 _SCOPE_TOKEN = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
 
@@ -63,6 +66,8 @@ class EHR:
     """One registered EHR. Base URLs end without a slash, origins are `scheme://host[:port]`.
 
     `private_network` says that its origins are inside the hospital: they may resolve to private addresses.
+    `language` is that of its pages where the reader chose none, as "fr".
+    `practitioner_roles` are those of every practitioner, `role_rules` give more.
     """
 
     id: str
@@ -74,6 +79,9 @@ class EHR:
     frame_ancestors: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     private_network: bool = False
+    language: str | None = None
+    practitioner_roles: frozenset[Role] = frozenset({Role.CLINICIAN})
+    role_rules: tuple[RoleRule, ...] = ()
 
     @property
     def fhir_origins(self) -> frozenset[str]:
@@ -100,6 +108,9 @@ class EHR:
     @property
     def allowed_origins(self) -> frozenset[str]:
         return self.authorization_origins | self.image_origins | self.jwks_origins
+
+    def roles_of(self, person: EHRPerson) -> frozenset[Role]:
+        return derive_roles(self.role_rules, person, practitioner_roles=self.practitioner_roles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +167,7 @@ class _EHRTable(msgspec.Struct, forbid_unknown_fields=True):
     frame_ancestors: list[str] = []
     cors_origins: list[str] = []
     private_network: bool = False
+    language: str | None = None
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -202,6 +214,7 @@ class _Reader:
             frame_ancestors=self._all(self._origin, f"{key}.frame_ancestors", table.frame_ancestors),
             cors_origins=self._all(self._origin, f"{key}.cors_origins", table.cors_origins),
             private_network=table.private_network,
+            language=None if table.language is None else self._language(f"{key}.language", table.language),
         )
 
     def _cds_client(self, key: str, table: _CDSClientTable) -> CDSClient:
@@ -236,6 +249,12 @@ class _Reader:
     def _origin(self, key: str, value: str) -> str:
         if self._split(key, value).path:
             raise _refusal(key, "must be an origin: scheme://host[:port]")
+        return value
+
+    @staticmethod
+    def _language(key: str, value: str) -> str:
+        if not _LANGUAGE.fullmatch(value):
+            raise _refusal(key, "must be a language tag, as en, es or fr-CA")
         return value
 
     def _url(self, key: str, value: str) -> str:

@@ -95,6 +95,15 @@ PERMISSIONS: Final[Mapping[Role, frozenset[Permission]]] = MappingProxyType(
 )
 
 
+def written_roles(roles: Iterable[Role]) -> str:
+    return " ".join(sorted(roles))
+
+
+def read_roles(written: str) -> frozenset[Role]:
+    """Return what `written_roles` wrote; a role that a later version no longer knows allows nothing."""
+    return frozenset(role for role in Role if role in written.split())
+
+
 def permissions_of(roles: Iterable[Role]) -> frozenset[Permission]:
     """Return what the roles together allow; without a role, nothing."""
     return frozenset().union(*(PERMISSIONS[role] for role in roles))

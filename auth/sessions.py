@@ -17,6 +17,7 @@ from sqlalchemy import delete
 from sqlmodel import Field, Session, SQLModel, col, or_
 
 from rayhook.auth.keys import Keyring
+from rayhook.auth.roles import Role, read_roles, written_roles
 from rayhook.auth.scopes import ScopeSet
 
 Clock = Callable[[], float]
@@ -57,6 +58,7 @@ class SMARTSessionRow(SQLModel, table=True):
     need_patient_banner: bool = True
     expires_at: float = Field(index=True)
     last_used_at: float = Field(index=True)
+    roles: str = Field(default="", max_length=255, sa_column_kwargs={"server_default": ""})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class SMARTSession:
     fhir_user: str | None
     name: str | None = field(default=None, repr=False)
     need_patient_banner: bool = True
+    roles: frozenset[Role] = frozenset()
 
 
 def new_browser_binding() -> str:
@@ -160,6 +163,7 @@ def create_session(session: Session, keyring: Keyring, new: SMARTSession, *, clo
             need_patient_banner=new.need_patient_banner,
             expires_at=now + SESSION_LIFE_S,
             last_used_at=now,
+            roles=written_roles(new.roles),
         )
     )
     session.flush()
@@ -214,6 +218,7 @@ def _opened(keyring: Keyring, row: SMARTSessionRow) -> SMARTSession:
         fhir_user=_open_optional(keyring, "fhir_user", row.id_hash, row.fhir_user),
         name=_open_optional(keyring, "name", row.id_hash, row.name),
         need_patient_banner=row.need_patient_banner,
+        roles=read_roles(row.roles),
     )
 
 

@@ -20,6 +20,8 @@ from joserfc import jwt
 from rayhook.auth.keys import Keyring, SigningAlgorithm
 from rayhook.auth.principal import SMARTUser
 from rayhook.auth.registry import EHR, SMARTClient
+from rayhook.auth.role_rules import EHRPerson
+from rayhook.auth.roles import Role
 from rayhook.auth.scopes import ScopeSet
 from rayhook.auth.smart_configuration import SMARTConfiguration, discover
 from rayhook.auth.smart_identity import IDToken, own_reference, verify_id_token
@@ -206,13 +208,22 @@ def introspect(
     if _number(answer, "exp") <= clock():
         raise Unauthenticated("token has expired", code="token_expired")
     fhir_user = _optional_text(answer, "fhirUser")
+    fhir_user = None if fhir_user is None else own_reference(ehr, fhir_user)
     return SMARTUser(
         ehr=ehr,
-        fhir_user=None if fhir_user is None else own_reference(ehr, fhir_user),
+        fhir_user=fhir_user,
         patient_id=_patient(answer),
         scopes=ScopeSet.parse(_text(answer, "scope")),
         client_id=_text(answer, "client_id"),
+        roles=_roles(ehr, fhir_user, answer),
     )
+
+
+def _roles(ehr: EHR, fhir_user: str | None, answer: Mapping[str, Any]) -> frozenset[Role]:
+    """A token that names no person is a service's; one that names a person has that person's roles."""
+    if fhir_user is None:
+        return frozenset({Role.SERVICE})
+    return ehr.roles_of(EHRPerson(fhir_user=fhir_user, claims=answer))
 
 
 def revoke(

@@ -26,11 +26,12 @@ _PERSONS: Final = frozenset({"Patient", "Person", "Practitioner", "PractitionerR
 
 @dataclass(frozen=True, slots=True)
 class IDToken:
-    """`fhir_user` is relative where it lies on the EHR's own FHIR base, else absolute."""
+    """`fhir_user` is relative where it lies on the EHR's own FHIR base, else absolute; `claims` are all of them."""
 
     subject: str
     fhir_user: str | None
     name: str | None = field(default=None, repr=False)
+    claims: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 def verify_id_token(
@@ -126,4 +127,5 @@ def _identity(claims: Mapping[str, Any], ehr: EHR) -> IDToken:
         subject=subject,
         fhir_user=None if fhir_user is None else own_reference(ehr, fhir_user),
         name=name if isinstance(name, str) else None,
+        claims=claims,
     )

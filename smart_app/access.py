@@ -9,9 +9,11 @@ from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.record import AuditEntry
 from rayhook.auth.principal import SMARTUser
 from rayhook.auth.registry import EHR
+from rayhook.auth.roles import Permission, Role, permissions_of
 from rayhook.auth.sessions import SMARTSession, find_session
 from rayhook.fhir.errors import Forbidden, RayhookError, Unauthenticated
 from rayhook.smart_app.dependencies import SMARTDependencies
+from rayhook.smart_app.i18n import COOKIES, prefer
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,10 @@ class Cookies:
     @property
     def launch(self) -> str:
         return "__Host-rayhook-launch" if self.secure else "rayhook-development-launch"
+
+    @property
+    def language(self) -> str:
+        return COOKIES[0] if self.secure else COOKIES[1]
 
     def put(self, response: Response, name: str, value: str, *, max_age_s: int) -> None:
         """Written by hand: Python 3.11's cookies do not know `Partitioned`."""
@@ -59,7 +65,16 @@ class Viewer:
             scopes=self.session.scopes,
             client_id=self.session.client_id,
             name=self.session.name,
+            roles=self.roles,
         )
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        return self.session.roles
+
+    def can(self, permission: Permission) -> bool:
+        """Say whether the person's roles allow it; `may` says whether the EHR's token does."""
+        return permission in permissions_of(self.roles)
 
     def may(self, resource_type: str, interaction: str) -> bool:
         return self.session.scopes.permits(None, resource_type, interaction)
@@ -79,6 +94,7 @@ class Gate:
         ehr = None if found is None else self._deps.registry.by_id(found.ehr_id)
         if found is None or ehr is None:
             raise self.refused(Unauthenticated("no live session"), None)
+        prefer(ehr.language)
         if found.patient_id is None:
             raise self.refused(Forbidden("your EHR named no patient"), None)
         viewer = Viewer(ehr, found.patient_id, found)
@@ -88,13 +104,29 @@ class Gate:
             )
         return viewer
 
+    def viewing(self, permission: Permission) -> "Viewing":
+        """Return the dependency of a route that asks for `permission`."""
+        return Viewing(self, permission)
+
+    def require(self, viewer: Viewer, permission: Permission) -> None:
+        """Raise Forbidden, told to the audit, unless one of the viewer's roles allows `permission`."""
+        if not viewer.can(permission):
+            error = Forbidden("your role does not allow this", code="role_insufficient")
+            raise self.refused(error, viewer.user, permission=permission)
+
     def _find(self, session_id: str) -> SMARTSession | None:
         with self._deps.sessions() as session:
             found = find_session(session, self._deps.keyring, session_id, clock=self._deps.clock)
             session.commit()
         return found
 
-    def refused(self, error: RayhookError, user: SMARTUser | None, *entities: str) -> RayhookError:
+    def refused(
+        self,
+        error: RayhookError,
+        user: SMARTUser | None,
+        *entities: str,
+        permission: Permission | None = None,
+    ) -> RayhookError:
         """Record that access was denied, and return the error to raise."""
         with self._deps.sessions() as session:
             self._deps.audit.record(
@@ -106,11 +138,27 @@ class Gate:
                     agent=None if user is None else agent_of(user),
                     patient_id=None if user is None else user.patient_id,
                     entities=entities,
-                    detail={"code": error.code},
+                    detail={
+                        "code": error.code,
+                        **({} if permission is None else {"permission": permission.value}),
+                    },
                 ),
             )
             session.commit()
         return error
+
+
+@dataclass(frozen=True, slots=True)
+class Viewing:
+    """A viewer whose roles allow `permission`; the access matrix reads it off the route."""
+
+    gate: Gate
+    permission: Permission
+
+    def __call__(self, request: Request) -> Viewer:
+        viewer = self.gate.viewer(request)
+        self.gate.require(viewer, self.permission)
+        return viewer
 
 
 def agent_of(user: SMARTUser) -> str:

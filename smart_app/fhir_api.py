@@ -13,6 +13,7 @@ from rayhook.audit.record import AuditEntry
 from rayhook.auth.jose import take_apart
 from rayhook.auth.principal import SMARTUser
 from rayhook.auth.registry import EHR
+from rayhook.auth.roles import Permission
 from rayhook.auth.smart import discover, introspect
 from rayhook.fhir.errors import Forbidden, NotFound, RayhookError, Unauthenticated
 from rayhook.inference.jobs import results_for_patient
@@ -36,14 +37,21 @@ class FHIRAccess:
         """Return the holder of the bearer token, or without one, of the session cookie."""
         authorization = request.headers.get("Authorization")
         if authorization is None:
-            return self._gate.viewer(request).user
+            return self._permitted(self._gate.viewer(request).user)
         try:
             user = self._introspected(authorization)
         except RayhookError as error:
             raise self._gate.refused(error, None) from error
         if user.patient_id is None:
             raise self._gate.refused(Forbidden("the token names no patient"), user)
-        return user
+        return self._permitted(user)
+
+    def _permitted(self, user: SMARTUser) -> SMARTUser:
+        permission = Permission.SMART_APP_FHIR_READ
+        if user.can(permission):
+            return user
+        error = Forbidden("your role does not allow this", code="role_insufficient")
+        raise self._gate.refused(error, user, permission=permission)
 
     def _introspected(self, authorization: str) -> SMARTUser:
         scheme, _, token = authorization.partition(" ")

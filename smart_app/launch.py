@@ -14,6 +14,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.record import AuditEntry
 from rayhook.auth.registry import EHR
+from rayhook.auth.role_rules import EHRPerson
+from rayhook.auth.roles import Role
 from rayhook.auth.sessions import (
     LAUNCH_LIFE_S,
     SESSION_LIFE_S,
@@ -27,6 +29,7 @@ from rayhook.auth.sessions import (
     take_launch,
 )
 from rayhook.auth.smart import (
+    IDToken,
     SMARTConfiguration,
     TokenResponse,
     discover,
@@ -146,8 +149,19 @@ class Launcher:
             patient_id=tokens.patient_id,
             fhir_user=identity.fhir_user,
             name=identity.name,
+            roles=self._roles(ehr, identity),
             need_patient_banner=tokens.need_patient_banner,
         )
+
+    @staticmethod
+    def _roles(ehr: EHR, identity: IDToken) -> frozenset[Role]:
+        roles = ehr.roles_of(EHRPerson(fhir_user=identity.fhir_user, claims=identity.claims))
+        if not roles:
+            raise Forbidden(
+                "Rayhook is for the clinical staff of your EHR: your account has no role here",
+                code="role_missing",
+            )
+        return roles
 
     def refused(self, error: RayhookError, ehr: EHR | None) -> RayhookError:
         """Record a launch that led nowhere, and return the error to raise."""

@@ -9,6 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.record import AuditEntry
+from rayhook.auth.roles import Permission
 from rayhook.fhir.errors import NotFound
 from rayhook.inference.jobs import StoredJob, StoredResult, jobs_for_patient, load_result, results_for_patient
 from rayhook.inference.study import KeyImage
@@ -106,7 +107,9 @@ class ResultViews:
 def build_result_router(deps: SMARTDependencies, pages: Pages, gate: Gate) -> APIRouter:
     router = APIRouter(route_class=page_route(pages), include_in_schema=False)
     views = ResultViews(deps, gate)
-    looking = Annotated[Viewer, Depends(gate.viewer)]
+    looking = Annotated[Viewer, Depends(gate.viewing(Permission.SMART_APP_STUDY_READ))]
+    reading = Annotated[Viewer, Depends(gate.viewing(Permission.SMART_APP_RESULT_READ))]
+    seeing = Annotated[Viewer, Depends(gate.viewing(Permission.SMART_APP_IMAGE_READ))]
 
     @router.get("/patient")
     def patient(viewer: looking) -> Response:
@@ -122,7 +125,7 @@ def build_result_router(deps: SMARTDependencies, pages: Pages, gate: Gate) -> AP
         )
 
     @router.get("/jobs/{job_id}")
-    def job(job_id: str, viewer: looking) -> Response:
+    def job(job_id: str, viewer: reading) -> Response:
         found = views.job(viewer, job_id)
         if found.row.result_id is not None:
             return RedirectResponse(f"/results/{found.row.result_id}", status_code=303)
@@ -138,7 +141,7 @@ def build_result_router(deps: SMARTDependencies, pages: Pages, gate: Gate) -> AP
         )
 
     @router.get("/results/{result_id}")
-    def result(result_id: str, viewer: looking) -> Response:
+    def result(result_id: str, viewer: reading) -> Response:
         stored = views.result(viewer, result_id, part="page")
         return pages.render(
             "result.html",
@@ -148,11 +151,11 @@ def build_result_router(deps: SMARTDependencies, pages: Pages, gate: Gate) -> AP
         )
 
     @router.get("/results/{result_id}/image.png")
-    def image(result_id: str, viewer: looking) -> Response:
+    def image(result_id: str, viewer: seeing) -> Response:
         return _png(views.result(viewer, result_id, part="image"), lambda key: key.image_png)
 
     @router.get("/results/{result_id}/overlay.png")
-    def overlay(result_id: str, viewer: looking) -> Response:
+    def overlay(result_id: str, viewer: seeing) -> Response:
         return _png(views.result(viewer, result_id, part="overlay"), lambda key: key.overlay_png)
 
     def _png(stored: StoredResult, part: Callable[[KeyImage], bytes]) -> Response:
