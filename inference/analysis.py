@@ -159,6 +159,7 @@ class Analyser:
             manifest=manifest,
             elapsed_ms=_milliseconds_since(started),
             sha256=decoded.sha256,
+            source_header=decoded.source_header,
         )
 
     def _answer(self, batch: Sequence[ReadyImage]) -> list[_Answered]:
@@ -188,7 +189,7 @@ def _answered(
     ready: ReadyImage, readings: tuple[Reading, ...], identity: ModelIdentity, elapsed_ms: float
 ) -> _Answered:
     attributes = ready.attributes
-    one = Slice(attributes, ready.display, ready.manifest, readings)
+    one = Slice(attributes, ready.display, ready.manifest, readings, ready.source_header)
     code, reason = _no_answer(one)
     result = InstanceResult(
         sop_instance_uid=attributes.sop_instance_uid,
@@ -202,6 +203,7 @@ def _answered(
         elapsed_ms=elapsed_ms,
         marks=one.marks,
         sha256=ready.sha256,
+        sop_class_uid=attributes.sop_class_uid,
     )
     return _Answered(one, result)
 
@@ -226,6 +228,7 @@ def _without_answer(
         reason=error.message,
         elapsed_ms=_milliseconds_since(started),
         sha256=sha256,
+        sop_class_uid=names.sop_class_uid,
     )
 
 

@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -30,10 +31,15 @@ from rayhook.inference.decode_wire import (
     send,
     share,
 )
-from rayhook.inference.study import DecodedInstance
+from rayhook.inference.study import DecodedInstance, StoredInstance
 
 __all__ = ["DecodeLimits", "Decoder"]
 
+_Image = TypeVar("_Image")
+_Answer = tuple[Reply, int | None]
+
+_DTYPES = frozenset(("float32", "int16", "int32", "int8", "uint16", "uint32", "uint8"))
+_COLOUR = 3
 _START_TIMEOUT_S = 30.0
 _DECODES_PER_CHILD = 5_000
 _INHERITED = (
@@ -70,7 +76,15 @@ class Decoder:
 
         Raises ImageRefused with a stable code, and the DICOM keyword at fault as `expression`.
         """
-        limits = limits or DecodeLimits()
+        return self._with_child(data, limits or DecodeLimits(), _Child.decode)
+
+    def decode_stored(self, data: bytes, *, limits: DecodeLimits | None = None) -> StoredInstance:
+        """Return the values of one DICOM file as acquired. Raises ImageRefused as `decode` does."""
+        return self._with_child(data, limits or DecodeLimits(), _Child.decode_stored)
+
+    def _with_child(
+        self, data: bytes, limits: DecodeLimits, decode: Callable[["_Child", bytes, DecodeLimits], _Image]
+    ) -> _Image:
         if len(data) > limits.max_file_bytes:
             raise ImageRefused(
                 f"the file is larger than max_file_bytes ({limits.max_file_bytes})", code="image_too_large"
@@ -81,7 +95,7 @@ class Decoder:
         try:
             if child is None:
                 raise ServiceUnavailable("the decoder is closed", code="decoder_closed")
-            return child.decode(data, limits)
+            return decode(child, data, limits)
         finally:
             self._idle.put(child if child is None or child.usable else _Child())
 
@@ -123,14 +137,25 @@ class _Child:
             )
 
     def decode(self, data: bytes, limits: DecodeLimits) -> DecodedInstance:
+        return self._ask(data, Request(limits), _decoded)
+
+    def decode_stored(self, data: bytes, limits: DecodeLimits) -> StoredInstance:
+        return self._ask(data, Request(limits, stored=True), _stored)
+
+    def _ask(
+        self, data: bytes, request: Request, read: Callable[[bytes, Callable[[], _Answer]], _Image]
+    ) -> _Image:
+        limits = request.limits
         try:
             self._await_ready()
             deadline = time.monotonic() + limits.timeout_s
-            self._send(data, limits)
-            # The digest costs as much as half a decode: it is made while the child works.
-            digest = hashlib.sha256(data).hexdigest()
-            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
-            instance = _instance(*receive_reply(self._socket), digest)
+            self._send(data, request)
+
+            def receive() -> _Answer:
+                self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+                return receive_reply(self._socket)
+
+            image = read(data, receive)
         except TimeoutError as error:
             self.end()
             raise ImageRefused("decoding took too long", code="decoder_timeout") from error
@@ -139,7 +164,7 @@ class _Child:
         self._decodes += 1
         if self._decodes >= _DECODES_PER_CHILD:
             self.end()
-        return instance
+        return image
 
     def _await_ready(self) -> None:
         if self._ready:
@@ -149,11 +174,11 @@ class _Child:
             raise EOFError
         self._ready = True
 
-    def _send(self, data: bytes, limits: DecodeLimits) -> None:
+    def _send(self, data: bytes, request: Request) -> None:
         descriptor = share([data])
         try:
-            self._socket.settimeout(limits.timeout_s)
-            send(self._socket, Request(limits), descriptor)
+            self._socket.settimeout(request.limits.timeout_s)
+            send(self._socket, request, descriptor)
         finally:
             os.close(descriptor)
 
@@ -176,16 +201,43 @@ class _Child:
             return self._process.wait()
 
 
-def _instance(reply: Reply, descriptor: int | None, digest: str) -> DecodedInstance:
+def _decoded(data: bytes, receive: Callable[[], _Answer]) -> DecodedInstance:
+    # The digest costs as much as half a decode: it is made while the child works.
+    digest = hashlib.sha256(data).hexdigest()
+    reply, mapped = _opened(*receive())
+    if reply.decoded is None:
+        raise ValueError("the reply is neither a refusal nor an image")
+    return _with_pixels(reply.decoded, mapped, digest)
+
+
+def _stored(_data: bytes, receive: Callable[[], _Answer]) -> StoredInstance:
+    reply, mapped = _opened(*receive())
+    if reply.stored is None:
+        raise ValueError("the reply is neither a refusal nor an image")
+    attributes, description = reply.stored.attributes, reply.stored.description
+    if description.dtype not in _DTYPES or description.samples not in (1, _COLOUR):
+        raise ValueError("the reply is of no type that was agreed")
+    if len(description.scales) != attributes.number_of_frames:
+        raise ValueError("the reply does not have one scale a frame")
+    shape = (attributes.number_of_frames, attributes.rows, attributes.columns)
+    if description.samples > 1:
+        shape = (*shape, description.samples)
+    count = int(np.prod(shape, dtype=np.int64))
+    dtype = np.dtype(description.dtype).newbyteorder("<")
+    pixels = np.frombuffer(mapped, dtype, count)  # type: ignore[call-overload]
+    return StoredInstance(attributes, description, pixels.reshape(shape))
+
+
+def _opened(reply: Reply, descriptor: int | None) -> tuple[Reply, object]:
     """Raise ImageRefused as the child says, ValueError if what it says does not fit together."""
     mapped = None if descriptor is None else map_shared(descriptor)
     if reply.refused is not None:
         raise ImageRefused(
             reply.refused.message, code=reply.refused.code, expression=reply.refused.expression
         )
-    if reply.decoded is None or mapped is None:
+    if mapped is None:
         raise ValueError("the reply is neither a refusal nor an image")
-    return _with_pixels(reply.decoded, mapped, digest)
+    return reply, mapped
 
 
 def _with_pixels(decoded: Decoded, mapped: object, digest: str) -> DecodedInstance:
@@ -200,4 +252,5 @@ def _with_pixels(decoded: Decoded, mapped: object, digest: str) -> DecodedInstan
         display=display.reshape(shape),
         sha256=digest,
         warnings=decoded.warnings,
+        source_header=decoded.source_header,
     )

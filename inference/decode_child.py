@@ -12,7 +12,7 @@ import warnings
 
 from rayhook.fhir.errors import ImageRefused
 from rayhook.inference.confinement import confine
-from rayhook.inference.decode_image import DecodedImage, decode_image
+from rayhook.inference.decode_image import decode_image
 from rayhook.inference.decode_limits import DecodeLimits
 from rayhook.inference.decode_wire import (
     READY,
@@ -20,11 +20,12 @@ from rayhook.inference.decode_wire import (
     Refused,
     Reply,
     Request,
+    Stored,
     receive_request,
     send,
-    share,
 )
 from rayhook.inference.pixel_description import PixelDescription
+from rayhook.inference.stored_image import read_stored_image
 
 # What libraries are known to raise on hostile files; anything else ends the child, and refuses the image too.
 _DECODER_ERRORS = (
@@ -76,8 +77,7 @@ def serve(connection: socket.socket) -> None:
 
 def _answer(connection: socket.socket, request: Request, descriptor: int, allowance: Allowance) -> None:
     try:
-        image = _decode(descriptor, request.limits, allowance)
-        pixels = share([image.pixels, image.display])
+        reply, pixels = _reply(request, _read(descriptor), allowance)
     except ImageRefused as error:
         refused = Refused(error.code, error.message, error.expression)
         send(connection, Reply(refused=refused))
@@ -89,20 +89,32 @@ def _answer(connection: socket.socket, request: Request, descriptor: int, allowa
     except _DECODER_ERRORS:
         send(connection, Reply(refused=Refused("decoder_failed", "the image cannot be read", "PixelData")))
         return
-    send(connection, Reply(decoded=Decoded(image.attributes, image.warnings)), pixels)
+    send(connection, reply, pixels)
     os.close(pixels)
 
 
-def _decode(descriptor: int, limits: DecodeLimits, allowance: Allowance) -> DecodedImage:
+def _read(descriptor: int) -> bytes:
     try:
         with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as shared:
-            data = shared[:]
+            return shared[:]
     finally:
         os.close(descriptor)
+
+
+def _reply(request: Request, data: bytes, allowance: Allowance) -> tuple[Reply, int]:
+    """Return the answer, and the descriptor of the pixels that go with it."""
+    limits = request.limits
     allowance.for_header(data, limits)
-    return decode_image(
-        data, limits, allow=lambda description: allowance.for_pixels(data, description, limits)
-    )
+
+    def allow(description: PixelDescription) -> None:
+        allowance.for_pixels(data, description, limits)
+
+    if request.stored:
+        stored = read_stored_image(data, limits, allow=allow)
+        return Reply(stored=Stored(stored.attributes, stored.description)), share([stored.pixels])
+    image = decode_image(data, limits, allow=allow)
+    decoded = Decoded(image.attributes, image.warnings, image.source_header)
+    return Reply(decoded=decoded), share([image.pixels, image.display])
 
 
 def _address_space() -> int:

@@ -24,6 +24,7 @@ from rayhook.inference.lut import (
     to_grey,
 )
 from rayhook.inference.pixel_description import PixelDescription, read_description
+from rayhook.inference.source_header import read_source_header
 from rayhook.inference.stored_pixels import SUPPORTED, PixelReader
 from rayhook.inference.study import InstanceAttributes
 
@@ -36,6 +37,7 @@ class DecodedImage:
     pixels: NDArray[np.float32]
     display: NDArray[np.uint8]
     warnings: tuple[str, ...]
+    source_header: bytes = b""
 
 
 def decode_image(
@@ -46,11 +48,10 @@ def decode_image(
     Raises ImageRefused.
     """
     header = read_header(data, limits)
-    if header.walk.pixels is None:
-        raise ImageRefused("the file holds no pixels", code="no_pixel_data", expression="PixelData")
+    check_pixels(header)
     attributes = Attributes.from_header(header)
     uids = read_uids(attributes)
-    description = _describe(header, attributes, tag=header.walk.pixels.tag, limits=limits)
+    description = describe(header, attributes, limits=limits)
     allow(description)
     frames = FrameAttributes.read(attributes, frames=description.frames)
     window = read_window(frames)
@@ -66,17 +67,24 @@ def decode_image(
         *trailer,
         *_colour(description),
     }
-    return DecodedImage(told, pixels, display, tuple(sorted(warnings)))
+    return DecodedImage(told, pixels, display, tuple(sorted(warnings)), read_source_header(frames))
 
 
-def _describe(header: Header, attributes: Attributes, *, tag: int, limits: DecodeLimits) -> PixelDescription:
+def check_pixels(header: Header) -> None:
+    if header.walk.pixels is None:
+        raise ImageRefused("the file holds no pixels", code="no_pixel_data", expression="PixelData")
+
+
+def describe(header: Header, attributes: Attributes, *, limits: DecodeLimits) -> PixelDescription:
+    """Return what a file that has pixels announces of them. Raises ImageRefused."""
+    assert header.walk.pixels is not None
     if header.transfer_syntax_uid not in SUPPORTED:
         raise ImageRefused(
             "TransferSyntaxUID is not supported",
             code="unsupported_transfer_syntax",
             expression="TransferSyntaxUID",
         )
-    return read_description(attributes, tag=tag, limits=limits)
+    return read_description(attributes, tag=header.walk.pixels.tag, limits=limits)
 
 
 def _render(

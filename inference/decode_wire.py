@@ -16,7 +16,7 @@ import msgspec
 from numpy.typing import NDArray
 
 from rayhook.inference.decode_limits import DecodeLimits
-from rayhook.inference.study import InstanceAttributes
+from rayhook.inference.study import InstanceAttributes, StoredDescription
 
 READY = b"ready"
 _MAX_MESSAGE = 128 << 10
@@ -25,9 +25,10 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The file's bytes travel beside it as sealed memory."""
+    """The file's bytes travel beside it as sealed memory. stored: ask for the values as acquired."""
 
     limits: DecodeLimits
+    stored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,15 @@ class Decoded:
 
     attributes: InstanceAttributes
     warnings: tuple[str, ...]
+    source_header: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The values travel beside it, of `description.dtype`: (frames, rows, columns), samples last."""
+
+    attributes: InstanceAttributes
+    description: StoredDescription
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +56,10 @@ class Refused:
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """One of the two."""
+    """One of the three."""
 
     decoded: Decoded | None = None
+    stored: Stored | None = None
     refused: Refused | None = None
 
 

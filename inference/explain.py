@@ -1,14 +1,18 @@
 """The class activation map over the image: where the evidence lies, never a segmentation."""
 
+import zlib
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from rayhook.inference.preprocess import Float, Geometry
+from rayhook.inference.study import HeatMap
 
 Pixels = NDArray[np.uint8]
 
 _OPACITY = 0.55
+_KEPT_SIDE = 512
 _RING_MM = 36.0
 _RING_BGR = (80, 220, 255)
 
@@ -22,6 +26,21 @@ def heatmap(cam: Float, geometry: Geometry, *, scale: float) -> Float:
     """
     heat = np.clip(np.asarray(cam, np.float32) / np.float32(scale), 0.0, 1.0)
     return np.clip(geometry.to_original(heat), 0.0, 1.0)
+
+
+def pack_heat(heat: Float) -> HeatMap:
+    """Return the map for keeping, coarser where the image is large: its detail is the network's, not the image's."""
+    step = max(1, -(-max(heat.shape) // _KEPT_SIDE))
+    rows, columns = (-(-side // step) for side in heat.shape)
+    padding = ((0, rows * step - heat.shape[0]), (0, columns * step - heat.shape[1]))
+    cells = np.pad(heat, padding, mode="edge").reshape(rows, step, columns, step).mean(axis=(1, 3))
+    return HeatMap(rows, columns, step, zlib.compress(cells.astype("<f2").tobytes(), 6))
+
+
+def unpack_heat(heat: HeatMap) -> Float:
+    """Return the kept map as (rows, columns), 0..1."""
+    values = np.frombuffer(zlib.decompress(heat.values), "<f2").reshape(heat.rows, heat.columns)
+    return np.asarray(values, np.float32)
 
 
 def render_png(pixels: Pixels) -> bytes:

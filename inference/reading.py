@@ -1,7 +1,7 @@
 """What a model makes of images: one answer for a whole image, or one for each point that a finder proposes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ class ReadyImage:
     manifest: Manifest
     elapsed_ms: float
     sha256: str
+    source_header: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

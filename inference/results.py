@@ -14,14 +14,20 @@ from sqlmodel import Field, Session, SQLModel, col, select
 
 from rayhook.auth.keys import Keyring
 from rayhook.fhir.errors import NotFound, Unprocessable
+from rayhook.fhir.r4 import decode_json, encode_json
 from rayhook.inference.study import KeyImage, StudyReference, StudyResult
 
 MAX_MESSAGE = 1000
 
 
 class DeliveryState(StrEnum):
-    """Whether the EHR has the report. `not_permitted`: the granted scope does not allow writing it."""
+    """Whether the EHR has the report.
 
+    `conflict`: the EHR's copy was changed by somebody else.  `not_permitted`: the granted scope does not
+    allow writing it.
+    """
+
+    CONFLICT = "conflict"
     DELIVERED = "delivered"
     FAILED = "failed"
     NOT_PERMITTED = "not_permitted"
@@ -165,7 +171,7 @@ def _stored(keyring: Keyring, row: AnalysisResult) -> StoredResult:
         patient_id=reference.patient_id,
         reference=reference,
         result=result,
-        resources=tuple(json.loads(unseal(keyring, AnalysisResult, "resources", row.id, row.resources))),
+        resources=tuple(decode_json(unseal(keyring, AnalysisResult, "resources", row.id, row.resources))),
         delivery=DeliveryState(row.delivery),
         delivery_detail=row.delivery_detail,
         created_at=row.created_at,
@@ -173,7 +179,7 @@ def _stored(keyring: Keyring, row: AnalysisResult) -> StoredResult:
 
 
 def _result_json(result: StudyResult) -> bytes:
-    encoded = msgspec.json.encode(replace(result, key_image=None))
+    encoded = msgspec.json.encode(replace(result, key_image=None, source_header=b""))
     try:
         # NaN and infinity are written as null, which does not read back as a number.
         msgspec.json.decode(encoded, type=StudyResult)
@@ -184,7 +190,8 @@ def _result_json(result: StudyResult) -> bytes:
 
 def _resources_json(resources: Sequence[dict[str, Any]]) -> bytes:
     try:
-        return json.dumps(list(resources), allow_nan=False).encode()
+        json.dumps(list(resources), allow_nan=False, default=float)  # msgspec would write NaN as null
+        return encode_json(list(resources))
     except ValueError as error:
         raise Unprocessable("every number of a resource must be finite", code="non_finite_result") from error
 

@@ -1,14 +1,20 @@
 """One model's answers over one series, and the one of several series that speaks for the study."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rayhook.inference.aggregate import MAX_OF_MEDIAN3, MEAN_OF_CENTRAL, max_of_median3, slice_order
-from rayhook.inference.explain import heatmap, render_marked_png, render_overlay_png, render_png
+from rayhook.inference.explain import (
+    heatmap,
+    pack_heat,
+    render_marked_png,
+    render_overlay_png,
+    render_png,
+)
 from rayhook.inference.nodule import chains, rate
 from rayhook.inference.reading import Reading
 from rayhook.inference.registry import Label, Manifest
@@ -28,6 +34,7 @@ class Slice:
     display: NDArray[np.uint8]
     manifest: Manifest
     readings: tuple[Reading, ...]
+    source_header: bytes = field(default=b"", repr=False)
 
     @property
     def is_answered(self) -> bool:
@@ -119,6 +126,7 @@ class SeriesAnalysis:
             columns=columns,
             image_png=render_png(one.display),
             overlay_png=overlay,
+            heat=pack_heat(heat),
         )
 
 

@@ -1,8 +1,9 @@
 """What the pipeline passes from step to step: frozen, free of protocol and of storage."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +89,7 @@ class DecodedInstance:
     display: (frames, rows, columns), uint8, after the VOI LUT or window: what a person would see.
     sha256 is that of the DICOM file's bytes.
     warnings are stable snake_case codes.
+    source_header: what DICOM results copy from the image; it names the patient, and is never logged.
     """
 
     attributes: InstanceAttributes
@@ -95,6 +97,40 @@ class DecodedInstance:
     display: NDArray[np.uint8]
     sha256: str
     warnings: tuple[str, ...] = ()
+    source_header: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FrameScale:
+    """How one frame's stored values become values with a meaning: value = stored * slope + intercept."""
+
+    slope: float
+    intercept: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDescription:
+    """How an image's values as acquired lie in memory, little-endian.
+
+    dtype is numpy's name: uint8, int8, uint16, int16, uint32, int32 or float32.
+    samples: 1, or 3 for colour, which is RGB of 8 bits whatever the file has.
+    scales: one a frame.  lossy: that the file says it was compressed with loss.
+    """
+
+    dtype: str
+    samples: int
+    scales: tuple[FrameScale, ...]
+    lossy: bool
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """One instance's values as acquired: (frames, rows, columns), with samples as a fourth axis in colour."""
+
+    attributes: InstanceAttributes
+    description: StoredDescription
+    pixels: NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +199,29 @@ class InstanceResult:
     elapsed_ms: float = 0.0
     marks: tuple[Mark, ...] = ()
     sha256: str | None = None
+    sop_class_uid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """The evidence over the key image, 0..1, on a grid of which one cell covers step x step pixels.
+
+    The grid begins at the image's first pixel; its last row and column may reach beyond the image.
+    values: (rows, columns), float16, little endian, deflated.
+    """
+
+    rows: int
+    columns: int
+    step: int
+    values: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class KeyImage:
-    """The image that carried a finding. PNGs are grey-level and overlay renderings, no text burned in."""
+    """The image that carried a finding. PNGs are grey-level and overlay renderings, no text burned in.
+
+    heat: None where a result is older than its recording.
+    """
 
     sop_instance_uid: str
     series_instance_uid: str
@@ -175,6 +229,7 @@ class KeyImage:
     columns: int
     image_png: bytes
     overlay_png: bytes
+    heat: HeatMap | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +239,7 @@ class StudyResult:
     `findings` are series-level: the aggregation is named in `aggregation`.
     `slice_probabilities` are in slice order, one per analysed instance, whose SOP Instance UIDs are
     `slice_uids`; those are empty where a result is older than their recording.
+    `source_header` is that of the key image, else of another image that the model saw.
     """
 
     study_instance_uid: str
@@ -199,6 +255,7 @@ class StudyResult:
     analysed_at: datetime
     elapsed_ms: float
     slice_uids: tuple[str, ...] = ()
+    source_header: bytes = field(default=b"", repr=False)
 
     @property
     def found_nothing_to_rate(self) -> bool:

@@ -44,8 +44,16 @@ def conclude(
         key_image=top.key_image if top else None,
         analysed_at=datetime.now(UTC),
         elapsed_ms=elapsed_ms,
+        source_header=_source_header(top, slices),
         slice_uids=tuple(one.attributes.sop_instance_uid for one in top.slices) if top else (),
     )
+
+
+def _source_header(top: SeriesAnalysis | None, slices: Sequence[Slice]) -> bytes:
+    """Return the header of the image shown, else of the first one that the model saw."""
+    shown = () if top is None or top.shown is None else (top.shown[0],)
+    seen = () if top is None else top.slices
+    return next((one.source_header for one in (*shown, *seen, *slices)), b"")
 
 
 def _identity(instances: Sequence[InstanceResult], manifest: Manifest) -> ModelIdentity | None:
