@@ -92,9 +92,9 @@ class TokenResponse:
     need_patient_banner: bool = True
 
 
-def public_jwks(keyring: Keyring) -> dict[str, Any]:
-    """Return our JWK Set, which EHRs fetch to verify our assertions."""
-    keys = (keyring.assertion_key("ES384"), keyring.assertion_key("RS384"))
+def public_jwks(keyring: Keyring, *, clock: Clock = time.time) -> dict[str, Any]:
+    """Return our JWK Set, which EHRs fetch to verify our assertions: the keys that sign, and those that will."""
+    keys = keyring.published_keys(now=clock())
     return {"keys": [{**key.as_dict(private=False), "key_ops": ["verify"]} for key in keys]}
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from rayhook.auth.keys import Keyring
+from rayhook.auth.keys import Keyring, rotate_client_keys
 from rayhook.fhir.errors import RayhookError, ServiceUnavailable
 
 PLACE = {"table": "analysis_result", "column": "report", "row": "7"}
 START = """
 import sys
 from pathlib import Path
-from rayhook.auth.keys import Keyring
+from rayhook.auth.keys import Keyring, rotate_client_keys
 sys.stdin.readline()
 print(Keyring.load_or_create(Path(sys.argv[1])).blind_index("a", purpose="b"))
 """
@@ -142,3 +142,114 @@ def test_a_rotated_keyset_still_opens_what_the_old_key_sealed(path: Path) -> Non
     rotated = Keyring.load_or_create(path)
     assert rotated.open(sealed, **PLACE) == b"value"
     assert rotated.seal(b"value", **PLACE)[:5] != sealed[:5]
+
+
+def published(keyring: Keyring, now: float = 0.0) -> list[str]:
+    return [str(key.kid) for key in keyring.published_keys(now=now)]
+
+
+def as_version_1(path: Path) -> dict[str, str]:
+    """Write the file back as the first version had it: one client key of each kind."""
+    content = json.loads(path.read_text())
+    for member in ("smart_es384", "smart_rs384"):
+        content[member] = content[member][0]["pem"]
+    content["version"] = 1
+    path.write_text(json.dumps(content))
+    return content
+
+
+def test_two_keys_of_each_kind_are_published(keyring: Keyring) -> None:
+    assert len(set(published(keyring))) == 4
+
+
+def test_the_current_key_signs(keyring: Keyring) -> None:
+    assert keyring.assertion_key("ES384").kid == published(keyring)[0]
+
+
+def test_rotation_lets_the_next_key_sign(path: Path) -> None:
+    before = published(Keyring.load_or_create(path))
+    rotate_client_keys(path)
+    keyring = Keyring.load_or_create(path)
+    assert keyring.assertion_key("ES384").kid == before[1]
+    assert keyring.assertion_key("RS384").kid == before[3]
+
+
+def test_rotation_keeps_the_old_keys_published_for_the_grace_time(path: Path) -> None:
+    old = published(Keyring.load_or_create(path))[0]
+    rotate_client_keys(path, grace_s=60, clock=lambda: 1000.0)
+    keyring = Keyring.load_or_create(path)
+    assert old in published(keyring, 1059.0)
+    assert old not in published(keyring, 1060.0)
+
+
+def test_a_second_rotation_drops_what_was_retired_too_long(path: Path) -> None:
+    Keyring.load_or_create(path)
+    rotate_client_keys(path, grace_s=60, clock=lambda: 1000.0)
+    statuses = rotate_client_keys(path, grace_s=60, clock=lambda: 2000.0)
+    assert [status.state for status in statuses] == ["retired", "current", "next"] * 2
+
+
+def test_rotation_leaves_the_other_keys_alone(path: Path) -> None:
+    keyring = Keyring.load_or_create(path)
+    sealed = keyring.seal(b"value", **PLACE)
+    rotate_client_keys(path)
+    assert Keyring.load_or_create(path).open(sealed, **PLACE) == b"value"
+
+
+def test_the_rotated_file_is_the_owners_alone(path: Path) -> None:
+    Keyring.load_or_create(path)
+    rotate_client_keys(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [found.name for found in path.parent.iterdir()] == ["keyring.json"]
+
+
+def test_a_running_service_takes_up_rotated_keys(path: Path) -> None:
+    keyring = Keyring.load_or_create(path)
+    following = published(keyring)[1]
+    rotate_client_keys(path)
+    assert keyring.assertion_key("ES384").kid == following
+
+
+def test_a_file_damaged_while_running_changes_nothing(path: Path) -> None:
+    keyring = Keyring.load_or_create(path)
+    before = published(keyring)
+    path.write_text("{}")
+    assert published(keyring) == before
+
+
+def test_a_keyring_of_version_1_gets_next_keys_and_keeps_its_own(path: Path) -> None:
+    before = Keyring.load_or_create(path)
+    as_version_1(path)
+    after = Keyring.load_or_create(path)
+    assert after.assertion_key("RS384").kid == before.assertion_key("RS384").kid
+    assert len(set(published(after))) == 4
+    assert json.loads(path.read_text())["version"] == 2
+
+
+def test_a_keyring_of_version_1_that_cannot_be_written_still_serves(path: Path, monkeypatch) -> None:
+    before = Keyring.load_or_create(path)
+    content = as_version_1(path)
+
+    def read_only(*_: object) -> None:
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr("rayhook.auth.keys._replace", read_only)
+    after = Keyring.load_or_create(path)
+    assert published(after) == [before.assertion_key("ES384").kid, before.assertion_key("RS384").kid]
+    assert json.loads(path.read_text()) == content
+
+
+def test_rotations_at_once_lose_no_key(path: Path) -> None:
+    Keyring.load_or_create(path)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: rotate_client_keys(path), range(3)))
+    assert len(set(published(Keyring.load_or_create(path), now=0.0))) == 10
+
+
+def test_a_file_without_a_current_client_key_is_refused(path: Path) -> None:
+    Keyring.load_or_create(path)
+    content = json.loads(path.read_text())
+    content["smart_es384"][0]["state"] = "next"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ServiceUnavailable):
+        Keyring.load_or_create(path)
