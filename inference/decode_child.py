@@ -23,6 +23,7 @@ from rayhook.inference.decode_wire import (
     Stored,
     receive_request,
     send,
+    share,
 )
 from rayhook.inference.pixel_description import PixelDescription
 from rayhook.inference.stored_image import read_stored_image
