@@ -68,16 +68,66 @@ def retrieve_study(
     an answer that is no multipart of DICOM files, is cut off, or is larger than the limits; IdentityConflict
     if an instance is of another study than was asked for.
     """
-    if not is_uid(reference.study_instance_uid):
+    yield from _retrieve(
+        transport,
+        reference,
+        "",
+        allowed_origins=allowed_origins,
+        access_token=access_token,
+        limits=limits,
+    )
+
+
+def retrieve_instance(
+    transport: Transport,
+    reference: StudyReference,
+    *,
+    series_instance_uid: str,
+    sop_instance_uid: str,
+    allowed_origins: frozenset[str],
+    access_token: str | None,
+    limits: RetrievalLimits,
+) -> bytes:
+    """Return the DICOM file of one instance. Raises as retrieve_study does.
+
+    Spec: DICOM PS3.18 10.4.1.1.3 (Instance Resources)
+    """
+    check_uids(series_instance_uid, sop_instance_uid)
+    files = _retrieve(
+        transport,
+        reference,
+        f"/series/{series_instance_uid}/instances/{sop_instance_uid}",
+        allowed_origins=allowed_origins,
+        access_token=access_token,
+        limits=limits,
+    )
+    return next(files)
+
+
+def check_uids(*uids: str) -> None:
+    """Raise InvalidRequest for what would not be a UID in an address."""
+    if not all(is_uid(uid) for uid in uids):
         raise InvalidRequest("the study's UID is malformed", code="invalid_uid")
+
+
+def _retrieve(
+    transport: Transport,
+    reference: StudyReference,
+    path: str,
+    *,
+    allowed_origins: frozenset[str],
+    access_token: str | None,
+    limits: RetrievalLimits,
+) -> Iterator[bytes]:
+    check_uids(reference.study_instance_uid)
     deadline = time.monotonic() + limits.deadline_s
     for number, accept in enumerate(_ACCEPT, start=1):
         with transport.stream(
             "GET",
-            f"{reference.dicomweb_url.rstrip('/')}/studies/{reference.study_instance_uid}",
+            f"{study_url(reference)}{path}",
             allowed_origins=allowed_origins,
             deadline_s=max(0.001, deadline - time.monotonic()),
-            headers=_headers(accept, access_token),
+            headers=dicomweb_headers(accept, access_token),
             max_bytes=limits.max_bytes + _HEADER_BYTES,
         ) as response:
             if response.status == _NOT_ACCEPTABLE and number < len(_ACCEPT):
@@ -86,7 +136,11 @@ def retrieve_study(
             return
 
 
-def _headers(accept: str, access_token: str | None) -> dict[str, str]:
+def study_url(reference: StudyReference) -> str:
+    return f"{reference.dicomweb_url.rstrip('/')}/studies/{reference.study_instance_uid}"
+
+
+def dicomweb_headers(accept: str, access_token: str | None) -> dict[str, str]:
     """Accept-Encoding: compressing pixels again costs a server ten times what sending them does."""
     headers = {"Accept": accept, "Accept-Encoding": "identity"}
     if access_token is not None:
@@ -95,7 +149,7 @@ def _headers(accept: str, access_token: str | None) -> dict[str, str]:
 
 
 def _instances(response: StreamedResponse, study_uid: str, limits: RetrievalLimits) -> Iterator[bytes]:
-    _check_status(response.status)
+    check_status(response.status)
     count = size = 0
     for instance in _parts(response):
         count, size = count + 1, size + len(instance)
@@ -108,7 +162,7 @@ def _instances(response: StreamedResponse, study_uid: str, limits: RetrievalLimi
     log.info("study_retrieved", instances=count, bytes=size)
 
 
-def _check_status(status: int) -> None:
+def check_status(status: int) -> None:
     if status == 200:  # noqa: PLR2004 (RFC 9110)
         return
     if status in (204, 404, 410):
