@@ -14,6 +14,7 @@ from rayhook.fhir.codes import IssueType
 from rayhook.fhir.errors import (
     InvalidRequest,
     NotFound,
+    UpstreamConflict,
     UpstreamError,
     UpstreamRefused,
     UpstreamTimeout,
@@ -71,7 +72,8 @@ class _Bundle(msgspec.Struct):
 class FHIRClient:
     """One FHIR base URL under one access token; every deadline is for the whole call, pages included.
 
-    Raises UpstreamRefused for 401 and 403, NotFound for 404 and 410, UpstreamUnavailable for 429 and 5xx,
+    Raises UpstreamRefused for 401 and 403, NotFound for 404 and 410, UpstreamConflict for 409 and 412,
+    UpstreamUnavailable for 429 and 5xx,
     UpstreamError for every other answer that is not what was asked for, and what Transport.request raises.
     """
 
@@ -236,6 +238,8 @@ def _refusal(response: Response) -> UpstreamError | NotFound:
         return UpstreamRefused(text)
     if status in {404, 410}:
         return NotFound(text)
+    if status in {409, 412}:
+        return UpstreamConflict(text)
     if status == _THROTTLED or status >= _SERVER_ERROR:
         return UpstreamUnavailable(text)
     return UpstreamError(text)

@@ -6,6 +6,7 @@ RayhookError
 ├── Forbidden                 403  known, but not allowed
 │   └── EgressDenied          403  an address that no registered EHR owns
 ├── NotFound                  404
+├── Conflict                  409  somebody else was first, or the state of things does not allow it
 ├── PrefetchUnavailable       412  data the service needs could not be had (CDS Hooks)
 ├── PayloadTooLarge           413
 ├── Unprocessable             422
@@ -15,6 +16,7 @@ RayhookError
 ├── RateLimited               429
 ├── ModelIntegrityError       500  weights or engine are not what the manifest pins
 ├── UpstreamError             502  EHR or PACS answered wrongly
+│   ├── UpstreamConflict      502  the EHR's copy is not the version that was to be changed (409, 412)
 │   ├── UpstreamRefused       502  EHR or PACS said 401 or 403 to the token given
 │   ├── UpstreamUnavailable   503  EHR or PACS cannot be reached, or answers 5xx
 │   └── UpstreamTimeout       504  EHR or PACS did not answer in time
@@ -76,6 +78,12 @@ class NotFound(RayhookError):
     status = 404
     issue_type = "not-found"
     code = "not_found"
+
+
+class Conflict(RayhookError):
+    status = 409
+    issue_type = "conflict"
+    code = "conflict"
 
 
 class PrefetchUnavailable(RayhookError):
@@ -140,6 +148,11 @@ class UpstreamError(RayhookError):
     status = 502
     issue_type = "exception"
     code = "upstream_error"
+
+
+class UpstreamConflict(UpstreamError):
+    issue_type = "conflict"
+    code = "upstream_conflict"
 
 
 class UpstreamRefused(UpstreamError):

@@ -272,6 +272,7 @@ def _files(result: StudyResult) -> Iterator[Fact]:
 
 
 _DELIVERIES = {
+    DeliveryState.CONFLICT: "not written: the EHR changed its copy",
     DeliveryState.DELIVERED: "written, as preliminary",
     DeliveryState.FAILED: "not written: the EHR did not take it",
     DeliveryState.NOT_PERMITTED: "not written: not permitted by your EHR",
