@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from rayhook.auth.client_keys import SigningAlgorithm
 from rayhook.auth.jose import KeySet, read_key_set
 from rayhook.auth.role_rules import EHRPerson, RoleRule, derive_roles
 from rayhook.auth.roles import Role
@@ -51,6 +52,8 @@ class SMARTClient:
     `issuer` is what id_tokens and the discovery document must name.
     `origins` are those of the authorization server, where they are not those of the FHIR base.
     `pkce_advertised` False tolerates a discovery document without S256; S256 is sent all the same.
+    `assertion_algorithm` is the one to sign with, where the discovery document should not decide.
+    `jku` is the URL of our JWK Set as registered there, for servers that want it named in each assertion.
     """
 
     client_id: str
@@ -59,6 +62,8 @@ class SMARTClient:
     introspection: bool = False
     origins: tuple[str, ...] = ()
     pkce_advertised: bool = True
+    assertion_algorithm: SigningAlgorithm | None = None
+    jku: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +160,8 @@ class _SMARTTable(msgspec.Struct, forbid_unknown_fields=True):
     introspection: bool = False
     origins: list[str] = []
     pkce_advertised: bool = True
+    assertion_algorithm: SigningAlgorithm | None = None
+    jku: str | None = None
 
 
 class _EHRTable(msgspec.Struct, forbid_unknown_fields=True):
@@ -237,6 +244,8 @@ class _Reader:
             introspection=table.introspection,
             origins=self._all(self._origin, f"{key}.origins", table.origins),
             pkce_advertised=table.pkce_advertised,
+            assertion_algorithm=table.assertion_algorithm,
+            jku=None if table.jku is None else self._url(f"{key}.jku", table.jku),
         )
 
     @staticmethod

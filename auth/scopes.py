@@ -61,11 +61,29 @@ class ScopeSet:
         scopes = (s for s in self.resources if s.query is None and s.covers(resource_type))
         return {letter for s in scopes if context in (None, s.context) for letter in s.interactions}
 
+    def within(self, limit: Self) -> Self:
+        """Return what of these scopes `limit` has too: a renewed grant may be narrower, never wider."""
+        resources = (scope for one in self.resources if (scope := _limited(one, limit)) is not None)
+        return type(self)(frozenset(resources), self.others & limit.others)
+
     def __contains__(self, scope: str) -> bool:
         return scope in self.others
 
     def __str__(self) -> str:
         return " ".join(sorted([*self.others, *map(str, self.resources)]))
+
+
+def _limited(scope: ResourceScope, limit: ScopeSet) -> ResourceScope | None:
+    if scope in limit.resources:
+        return scope
+    wide = (
+        one
+        for one in limit.resources
+        if one.query is None and one.context == scope.context and one.covers(scope.resource_type)
+    )
+    allowed = {letter for one in wide for letter in one.interactions}
+    kept = "".join(letter for letter in scope.interactions if letter in allowed)
+    return ResourceScope(scope.context, scope.resource_type, kept, scope.query) if kept else None
 
 
 def _read(token: str) -> ResourceScope | None:

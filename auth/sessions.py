@@ -13,10 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from sqlalchemy import delete
+import msgspec
+from sqlalchemy import delete, update
 from sqlmodel import Field, Session, SQLModel, col, or_
 
 from rayhook.auth.keys import Keyring
+from rayhook.auth.launch_context import LaunchContext
 from rayhook.auth.roles import Role, read_roles, written_roles
 from rayhook.auth.scopes import ScopeSet
 
@@ -25,6 +27,7 @@ Clock = Callable[[], float]
 LAUNCH_LIFE_S: Final = 600.0
 SESSION_LIFE_S: Final = 12 * 3600.0
 SESSION_IDLE_S: Final = 15 * 60.0
+REFRESH_LEASE_S: Final = 15.0
 # Writing each use of a session down would make every page view a write.
 _TOUCH_EVERY_S: Final = 30.0
 _ID_BYTES: Final = 32
@@ -59,6 +62,10 @@ class SMARTSessionRow(SQLModel, table=True):
     expires_at: float = Field(index=True)
     last_used_at: float = Field(index=True)
     roles: str = Field(default="", max_length=255, sa_column_kwargs={"server_default": ""})
+    refresh_token: bytes | None = None
+    refresh_until: float | None = None
+    context: bytes | None = None
+    window_mark: str = Field(default="", max_length=32, sa_column_kwargs={"server_default": ""})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,10 @@ class PendingLaunch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SMARTSession:
-    """One person at one EHR, with at most one patient in context. Times are seconds since the epoch."""
+    """One person at one EHR, with at most one patient in context. Times are seconds since the epoch.
+
+    `window_mark` is the session's public mark: it opens nothing, and pages carry it to say whose they are.
+    """
 
     ehr_id: str
     fhir_base_url: str
@@ -86,6 +96,9 @@ class SMARTSession:
     name: str | None = field(default=None, repr=False)
     need_patient_banner: bool = True
     roles: frozenset[Role] = frozenset()
+    refresh_token: str | None = field(default=None, repr=False)
+    context: LaunchContext = field(default_factory=LaunchContext, repr=False)
+    window_mark: str = field(default_factory=lambda: secrets.token_hex(16))
 
 
 def new_browser_binding() -> str:
@@ -164,6 +177,9 @@ def create_session(session: Session, keyring: Keyring, new: SMARTSession, *, clo
             expires_at=now + SESSION_LIFE_S,
             last_used_at=now,
             roles=written_roles(new.roles),
+            refresh_token=_seal_optional(keyring, "refresh_token", key, new.refresh_token),
+            context=_seal_optional(keyring, "context", key, msgspec.json.encode(new.context).decode()),
+            window_mark=new.window_mark,
         )
     )
     session.flush()
@@ -171,9 +187,9 @@ def create_session(session: Session, keyring: Keyring, new: SMARTSession, *, clo
 
 
 def find_session(
-    session: Session, keyring: Keyring, session_id: str, *, clock: Clock = time.time
+    session: Session, keyring: Keyring, session_id: str, *, noted: bool = True, clock: Clock = time.time
 ) -> SMARTSession | None:
-    """Return the live session and note its use; one that ended is erased.
+    """Return the live session and note its use, unless a script asks of its own accord; one that ended is erased.
 
     Commit also where nothing else was written, or the use is not noted.
     """
@@ -186,7 +202,7 @@ def find_session(
         session.delete(row)
         session.flush()
         return None
-    if now - row.last_used_at >= _TOUCH_EVERY_S:
+    if noted and now - row.last_used_at >= _TOUCH_EVERY_S:
         row.last_used_at = now
         session.flush()
     return _opened(keyring, row)
@@ -196,6 +212,50 @@ def close_session(session: Session, session_id: str) -> bool:
     """Erase the session; False if there was none."""
     gone = session.exec(delete(SMARTSessionRow).where(col(SMARTSessionRow.id_hash) == _hash(session_id)))
     return gone.rowcount == 1
+
+
+def claim_refresh(
+    session: Session, session_id: str, found: SMARTSession, *, clock: Clock = time.time
+) -> bool:
+    """Return whether it is ours to renew the token of the session as `found`, for REFRESH_LEASE_S.
+
+    Of all processes one gets it. Commit before the EHR is asked.
+    """
+    now = clock()
+    row = SMARTSessionRow
+    claim = (
+        update(row)
+        .where(
+            col(row.id_hash) == _hash(session_id),
+            col(row.access_token_expires_at) == found.access_token_expires_at,
+            or_(col(row.refresh_until).is_(None), col(row.refresh_until) <= now),
+        )
+        .values(refresh_until=now + REFRESH_LEASE_S)
+    )
+    return session.exec(claim).rowcount == 1
+
+
+def release_refresh(session: Session, session_id: str) -> None:
+    """Let somebody else try: the EHR gave no answer."""
+    row = SMARTSessionRow
+    session.exec(update(row).where(col(row.id_hash) == _hash(session_id)).values(refresh_until=None))
+
+
+def store_refreshed(session: Session, keyring: Keyring, session_id: str, renewed: SMARTSession) -> bool:
+    """Put the renewed tokens in the place of the old; False if the session was closed meanwhile."""
+    key = _hash(session_id)
+    row = SMARTSessionRow
+    change = update(row).where(col(row.id_hash) == key)
+    stored = session.exec(
+        change.values(
+            scopes=str(renewed.scopes),
+            access_token=_seal(keyring, row, "access_token", key, renewed.access_token),
+            access_token_expires_at=renewed.access_token_expires_at,
+            refresh_token=_seal_optional(keyring, "refresh_token", key, renewed.refresh_token),
+            refresh_until=None,
+        )
+    )
+    return stored.rowcount == 1
 
 
 def _erase_ended(session: Session, now: float) -> None:
@@ -219,7 +279,15 @@ def _opened(keyring: Keyring, row: SMARTSessionRow) -> SMARTSession:
         name=_open_optional(keyring, "name", row.id_hash, row.name),
         need_patient_banner=row.need_patient_banner,
         roles=read_roles(row.roles),
+        refresh_token=_open_optional(keyring, "refresh_token", row.id_hash, row.refresh_token),
+        context=_context(keyring, row),
+        window_mark=row.window_mark,
     )
+
+
+def _context(keyring: Keyring, row: SMARTSessionRow) -> LaunchContext:
+    written = _open_optional(keyring, "context", row.id_hash, row.context)
+    return LaunchContext() if written is None else msgspec.json.decode(written, type=LaunchContext)
 
 
 def _seal(keyring: Keyring, table: type[SQLModel], column: str, row: str, value: str) -> bytes:

@@ -22,16 +22,27 @@ _ASSERTION_ALGORITHMS: Final[tuple[SigningAlgorithm, ...]] = ("ES384", "RS384")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SMARTConfiguration:
-    """Endpoints are absolute, and of origins that the EHR was registered with."""
+    """Endpoints are absolute, and of origins that the EHR was registered with.
+
+    `scopes` are those that it names, which need not be all that it grants.
+    `names_issuer` says that every answer to an authorization request has `iss` (RFC 9207).
+    """
 
     issuer: str
     authorization_endpoint: str
     token_endpoint: str
     assertion_algorithm: SigningAlgorithm
     capabilities: frozenset[str]
+    scopes: frozenset[str] = frozenset()
+    names_issuer: bool = False
     jwks_uri: str | None = None
     introspection_endpoint: str | None = None
     revocation_endpoint: str | None = None
+
+    @property
+    def takes_post(self) -> bool:
+        """Spec: SMART App Launch 2.2.0, capability `authorize-post`."""
+        return "authorize-post" in self.capabilities
 
 
 def discover(transport: Transport, ehr: EHR, *, fhir_base_url: str | None = None) -> SMARTConfiguration:
@@ -80,6 +91,8 @@ class _Document:
             token_endpoint=self._endpoint("token_endpoint"),
             assertion_algorithm=self._assertion_algorithm(),
             capabilities=self._names("capabilities"),
+            scopes=self._names("scopes_supported", default=()),
+            names_issuer=self.members.get("authorization_response_iss_parameter_supported") is True,
             jwks_uri=self._optional_endpoint("jwks_uri"),
             introspection_endpoint=self._optional_endpoint("introspection_endpoint"),
             revocation_endpoint=self._optional_endpoint("revocation_endpoint"),

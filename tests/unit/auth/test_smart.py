@@ -301,7 +301,7 @@ class TestClientAssertion:
     def test_the_published_keys_say_what_they_are_for(self, keyring: Keyring) -> None:
         keys = public_jwks(keyring)["keys"]
         assert [(key["alg"], key["use"]) for key in keys] == [("ES384", "sig")] * 2 + [("RS384", "sig")] * 2
-        assert len({key["kid"] for key in keys}) == 2
+        assert len({key["kid"] for key in keys}) == 4
 
 
 class TestExchange:
@@ -342,7 +342,7 @@ class TestExchange:
         assert (token.access_token, token.patient_id, token.id_token) == ("token-canary", "p1", "a.b.c")
         assert token.expires_at == parts.clock() + 60
         assert token.scopes.permits("patient", "Patient", "r")
-        assert token.fhir_context == ("ImagingStudy/1", "ImagingStudy/2")
+        assert token.context.study_ids("https://fhir.example.org") == {"1", "2"}
         assert not token.need_patient_banner
         assert token.app_context == "{}"
 
