@@ -17,7 +17,7 @@ from rayhook.deploy.demo.ehr_authorization import AccessToken, AuthorizationServ
 from rayhook.deploy.demo.ehr_bundle import SearchQuery, as_seen, search_bundle, visible_to
 from rayhook.deploy.demo.ehr_faults import EHRFaults
 from rayhook.deploy.demo.ehr_search import SEARCHABLE
-from rayhook.deploy.demo.ehr_store import Created, Resource, ResourceStore
+from rayhook.deploy.demo.ehr_store import Created, Resource, ResourceStore, etag_of
 from rayhook.fhir.errors import (
     Forbidden,
     InvalidRequest,
@@ -113,6 +113,9 @@ class FHIREndpoint:
         router.add_api_route("/metadata", _capability_statement)
         router.add_api_route("/{resource_type}/_search", self.search_by_form, methods=["POST"])
         router.add_api_route("/{resource_type}/{resource_id}", self.read)
+        router.add_api_route("/{resource_type}/{resource_id}", self.update, methods=["PUT"])
+        router.add_api_route("/{resource_type}/{resource_id}/_history", self.history)
+        router.add_api_route("/{resource_type}/{resource_id}/_history/{version}", self.vread)
         router.add_api_route("/{resource_type}", self.search)
         router.add_api_route("/{resource_type}", self.create, methods=["POST"])
         for path in ("", "/"):
@@ -124,7 +127,40 @@ class FHIREndpoint:
         resource = self.store.read(resource_type, resource_id)
         if not visible_to(token.patient_id)(resource):
             raise NotFound("no resource has this id")
-        return _fhir_response(as_seen(resource, self.faults))
+        return _fhir_response(as_seen(resource, self.faults), headers={"ETag": etag_of(resource)})
+
+    def history(self, resource_type: str, resource_id: str, token: Token) -> Response:
+        """Spec: FHIR R4 http.html#history."""
+        versions = self._versions(resource_type, resource_id, token)
+        entries = [
+            {
+                "fullUrl": f"{self.authorization.issuer}/{resource_type}/{resource_id}",
+                "resource": version,
+                "request": {
+                    "method": "POST" if version["meta"]["versionId"] == "1" else "PUT",
+                    "url": f"{resource_type}/{resource_id}",
+                },
+                "response": {"status": "200", "etag": etag_of(version)},
+            }
+            for version in reversed(versions)
+        ]
+        return _fhir_response(
+            {"resourceType": "Bundle", "type": "history", "total": len(entries), "entry": entries}
+        )
+
+    def vread(self, resource_type: str, resource_id: str, version: str, token: Token) -> Response:
+        """Spec: FHIR R4 http.html#vread."""
+        for one in self._versions(resource_type, resource_id, token):
+            if one["meta"]["versionId"] == version:
+                return _fhir_response(one, headers={"ETag": etag_of(one)})
+        raise NotFound("no version has this id")
+
+    def _versions(self, resource_type: str, resource_id: str, token: AccessToken) -> list[Resource]:
+        _require(token, resource_type, "r")
+        versions = self.store.history(resource_type, resource_id)
+        if not all(map(visible_to(token.patient_id), versions)):
+            raise NotFound("no resource has this id")
+        return versions
 
     def search(self, resource_type: str, request: Request, token: Token) -> Response:
         return self._search(SearchQuery(resource_type, tuple(request.query_params.multi_items())), token)
@@ -160,11 +196,35 @@ class FHIREndpoint:
         headers = {"Location": f"{self.authorization.issuer}/{created.reference}/_history/1"}
         return _fhir_response(created.resource, 201 if created.created else 200, headers)
 
+    def update(
+        self,
+        resource_type: str,
+        resource_id: str,
+        resource: Body,
+        token: Token,
+        if_match: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        if (resource.get("resourceType"), resource.get("id")) != (resource_type, resource_id):
+            raise InvalidRequest("resourceType and id differ from the URL", expression="id")
+        self._require_changeable(resource, token)
+        updated = self.store.update(resource, if_match=if_match)
+        return _fhir_response(updated.resource, headers={"ETag": etag_of(updated.resource)})
+
+    def _require_changeable(self, resource: Resource, token: AccessToken) -> None:
+        """Both what is there and what comes in its place must be of the token's patient."""
+        _require_writable(resource, token, "u")
+        current = self.store.read(str(resource.get("resourceType")), str(resource.get("id")))
+        if not visible_to(token.patient_id)(current):
+            raise NotFound("no resource has this id")
+
     def transaction(self, bundle: Body, token: Token) -> Response:
         if bundle.get("resourceType") != "Bundle" or bundle.get("type") != "transaction":
             raise InvalidRequest("a Bundle of type transaction is expected", expression="Bundle.type")
         for entry in bundle.get("entry", []):
-            _require_writable(entry.get("resource", {}), token)
+            if entry.get("request", {}).get("method") == "PUT":
+                self._require_changeable(entry.get("resource", {}), token)
+            else:
+                _require_writable(entry.get("resource", {}), token)
         return _fhir_response(_transaction_response(self.store.transaction(bundle)))
 
 
@@ -173,8 +233,8 @@ def _require(token: AccessToken, resource_type: str, interaction: str) -> None:
         raise Forbidden(f"the token's scope does not allow {interaction} on {resource_type[:40]}")
 
 
-def _require_writable(resource: Resource, token: AccessToken) -> None:
-    _require(token, str(resource.get("resourceType")), "c")
+def _require_writable(resource: Resource, token: AccessToken, interaction: str = "c") -> None:
+    _require(token, str(resource.get("resourceType")), interaction)
     if not visible_to(token.patient_id)(resource):
         raise Forbidden("the resource is about another patient than the token")
 
@@ -187,8 +247,8 @@ def _transaction_response(created: Iterable[Created]) -> Resource:
             {
                 "response": {
                     "status": "201 Created" if one.created else "200 OK",
-                    "location": f"{one.reference}/_history/1",
-                    "etag": 'W/"1"',
+                    "location": f"{one.reference}/_history/{one.resource['meta']['versionId']}",
+                    "etag": etag_of(one.resource),
                     "lastModified": one.resource["meta"]["lastUpdated"],
                 }
             }
@@ -215,7 +275,12 @@ def _capability_statement() -> Response:
                     "resource": [
                         {
                             "type": resource_type,
-                            "interaction": [{"code": "read"}, {"code": "search-type"}],
+                            "versioning": "versioned-update",
+                            "updateCreate": False,
+                            "interaction": [
+                                {"code": code}
+                                for code in ("history-instance", "read", "search-type", "vread")
+                            ],
                             "searchParam": [
                                 {"name": name, "type": "reference" if name in _REFERENCES else "token"}
                                 for name in parameters

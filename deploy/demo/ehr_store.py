@@ -27,6 +27,14 @@ class PreconditionFailed(RayhookError):
     code = "multiple_matches"
 
 
+class VersionConflict(RayhookError):
+    """Spec: FHIR R4 http.html#concurrency: If-Match names another version than the current one."""
+
+    status = 412
+    issue_type = "conflict"
+    code = "version_conflict"
+
+
 @dataclass(frozen=True, slots=True)
 class Created:
     resource: Resource
@@ -38,10 +46,11 @@ class Created:
 
 
 class ResourceStore:
-    """Create and read, no update: the demo's results are never overwritten."""
+    """Create, read and update; every version of a resource is kept."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._resources: dict[tuple[str, str], Resource] = {}
+        self._versions: dict[tuple[str, str], list[Resource]] = {}
         self._lock = threading.RLock()
         self._clock = clock
 
@@ -56,6 +65,31 @@ class ResourceStore:
         if found is None:
             raise NotFound(f"{resource_type}: no resource has this id")
         return copy.deepcopy(found)
+
+    def history(self, resource_type: str, resource_id: str) -> list[Resource]:
+        """Return all versions, the oldest first.
+
+        Spec: FHIR R4 http.html#history
+        """
+        self.read(resource_type, resource_id)
+        with self._lock:
+            return copy.deepcopy(self._versions[resource_type, resource_id])
+
+    def update(self, resource: Resource, *, if_match: str | None = None) -> Created:
+        """Store `resource` as the next version of the one that has its id.
+
+        Spec: FHIR R4 http.html#update, http.html#concurrency
+        """
+        _check(resource)
+        with self._lock:
+            self._expect(resource, if_match)
+            return Created(self._insert(resource, resource["id"]), created=False)
+
+    def _expect(self, resource: Resource, if_match: str | None) -> None:
+        """Raise NotFound where there is nothing to update, VersionConflict where it is not that version."""
+        current = self.read(resource["resourceType"], str(resource.get("id")))
+        if if_match is not None and if_match != etag_of(current):
+            raise VersionConflict("If-Match names another version than the current one")
 
     def search(self, resource_type: str, parameters: Iterable[tuple[str, str]]) -> list[Resource]:
         """Return the matches of every one of `parameters`, oldest first."""
@@ -77,7 +111,7 @@ class ResourceStore:
             return Created(self._insert(resource, str(uuid.uuid4())), created=True)
 
     def transaction(self, bundle: Resource) -> list[Created]:
-        """Create all entries or none, with `urn:uuid` references resolved.
+        """Create and update all entries or none, with `urn:uuid` references resolved.
 
         Spec: FHIR R4 http.html#transaction
         """
@@ -85,8 +119,13 @@ class ResourceStore:
         with self._lock:
             for entry in entries:
                 _check(entry.resource)
+                if entry.is_update:
+                    self._expect(entry.resource, entry.if_match)
             existing = [self._match(entry.resource["resourceType"], entry.if_none_exist) for entry in entries]
-            ids = [match["id"] if match else str(uuid.uuid4()) for match in existing]
+            ids = [
+                entry.resource["id"] if entry.is_update else match["id"] if match else str(uuid.uuid4())
+                for entry, match in zip(entries, existing, strict=True)
+            ]
             references = {
                 entry.full_url: f"{entry.resource['resourceType']}/{new_id}"
                 for entry, new_id in zip(entries, ids, strict=True)
@@ -94,7 +133,9 @@ class ResourceStore:
             return [
                 Created(match, created=False)
                 if match is not None
-                else Created(self._insert(_resolved(entry.resource, references), new_id), created=True)
+                else Created(
+                    self._insert(_resolved(entry.resource, references), new_id), created=not entry.is_update
+                )
                 for entry, match, new_id in zip(entries, existing, ids, strict=True)
             ]
 
@@ -107,32 +148,57 @@ class ResourceStore:
         return found[0] if found else None
 
     def _insert(self, resource: Resource, resource_id: str) -> Resource:
-        meta = {
-            **resource.get("meta", {}),
-            "versionId": "1",
-            "lastUpdated": datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds"),
-        }
-        stored = copy.deepcopy({**resource, "id": resource_id, "meta": meta})
+        key = (resource["resourceType"], resource_id)
         with self._lock:
-            self._resources[(resource["resourceType"], resource_id)] = stored
+            versions = self._versions.setdefault(key, [])
+            meta = {
+                **resource.get("meta", {}),
+                "versionId": str(len(versions) + 1),
+                "lastUpdated": datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds"),
+            }
+            stored = copy.deepcopy({**resource, "id": resource_id, "meta": meta})
+            versions.append(stored)
+            self._resources[key] = stored
         return copy.deepcopy(stored)
+
+
+def etag_of(resource: Resource) -> str:
+    """Return the weak ETag of a stored resource.
+
+    Spec: FHIR R4 http.html#versioning
+    """
+    return f'W/"{resource["meta"]["versionId"]}"'
 
 
 @dataclass(frozen=True, slots=True)
 class _TransactionEntry:
     full_url: str
     resource: Resource
+    is_update: bool
     if_none_exist: str | None
+    if_match: str | None
 
     @classmethod
     def of(cls, entry: object, index: int) -> "_TransactionEntry":
         where = f"Bundle.entry[{index}]"
         if not isinstance(entry, dict) or not isinstance(entry.get("resource"), dict):
             raise InvalidRequest("a transaction entry needs a resource", expression=where)
-        request = entry.get("request")
-        if not isinstance(request, dict) or request.get("method") != "POST":
-            raise InvalidRequest("only POST entries are supported", expression=f"{where}.request.method")
-        return cls(str(entry.get("fullUrl", "")), entry["resource"], request.get("ifNoneExist"))
+        request, resource = entry.get("request"), entry["resource"]
+        method = request.get("method") if isinstance(request, dict) else None
+        if not isinstance(request, dict) or method not in {"POST", "PUT"}:
+            raise InvalidRequest(
+                "only POST and PUT entries are supported", expression=f"{where}.request.method"
+            )
+        is_update = method == "PUT"
+        if is_update and request.get("url") != f"{resource.get('resourceType')}/{resource.get('id')}":
+            raise InvalidRequest("the url of a PUT must be Type/id", expression=f"{where}.request.url")
+        return cls(
+            str(entry.get("fullUrl", "")),
+            resource,
+            is_update,
+            None if is_update else request.get("ifNoneExist"),
+            request.get("ifMatch") if is_update else None,
+        )
 
 
 def _check(resource: Resource) -> None:

@@ -169,3 +169,63 @@ def test_fault_drip_sends_the_same_bytes_slowly(ehr):
     whole = ehr.fhir("/Patient/one").content
     ehr.demo.faults.drip_s = 0.0001
     assert ehr.fhir("/Patient/one").content == whole
+
+
+REVISE = "patient/DiagnosticReport.crus patient/Observation.crus"
+
+
+@pytest.fixture
+def report(ehr):
+    created = ehr.fhir("/DiagnosticReport", scope=REVISE, method="POST", json=REPORT)
+    assert created.status_code == 201
+    return created.json()
+
+
+def put(ehr, resource, **headers):
+    path = f"/{resource['resourceType']}/{resource['id']}"
+    return ehr.fhir(path, scope=REVISE, method="PUT", json=resource, headers=headers)
+
+
+def test_an_update_is_the_next_version(ehr, report):
+    updated = put(ehr, report | {"status": "final"}, **{"If-Match": 'W/"1"'})
+    assert (updated.status_code, updated.headers["etag"]) == (200, 'W/"2"')
+
+
+def test_the_version_before_is_kept(ehr, report):
+    put(ehr, report | {"status": "final"})
+    first = ehr.fhir(f"/DiagnosticReport/{report['id']}/_history/1", scope=REVISE)
+    assert first.json()["status"] == "preliminary"
+
+
+def test_history_tells_all_versions_newest_first(ehr, report):
+    put(ehr, report | {"status": "final"})
+    bundle = ehr.fhir(f"/DiagnosticReport/{report['id']}/_history", scope=REVISE).json()
+    assert [entry["resource"]["status"] for entry in bundle["entry"]] == ["final", "preliminary"]
+
+
+def test_an_update_of_another_version_is_refused(ehr, report):
+    assert put(ehr, report, **{"If-Match": 'W/"7"'}).status_code == 412
+
+
+def test_an_update_needs_its_scope(ehr, report):
+    path = f"/DiagnosticReport/{report['id']}"
+    assert ehr.fhir(path, scope=WRITE, method="PUT", json=report).status_code == 403
+
+
+def test_another_patients_report_cannot_be_replaced(ehr, report):
+    taken = report | {"subject": {"reference": "Patient/two"}}
+    path = f"/DiagnosticReport/{report['id']}"
+    answer = ehr.fhir(path, scope=REVISE, patient="two", method="PUT", json=taken)
+    assert answer.status_code == 404
+
+
+def test_a_transaction_with_a_stale_update_changes_nothing(ehr, report):
+    stale = {
+        "resource": report | {"status": "final"},
+        "request": {"method": "PUT", "url": f"DiagnosticReport/{report['id']}", "ifMatch": 'W/"9"'},
+    }
+    bundle = transaction(OBSERVATION)
+    bundle["entry"].append(stale)
+    answer = ehr.fhir("", scope=REVISE, method="POST", json=bundle)
+    found = ehr.fhir("/Observation?patient=one&identifier=urn:test|2", scope=REVISE)
+    assert (answer.status_code, matched(found)) == (412, [])
