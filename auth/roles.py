@@ -45,6 +45,9 @@ class Permission(StrEnum):
     SMART_APP_STUDY_READ = "smart_app:study:read"
 
 
+# Who signs in here, rather than through an EHR: what they see is not of one EHR, let alone one patient.
+STAFF_ROLES: Final = frozenset({Role.ADMINISTRATOR, Role.COMPLIANCE_OFFICER, Role.MODEL_MANAGER})
+
 _READS = frozenset(
     {
         Permission.INFERENCE_MODEL_READ,
