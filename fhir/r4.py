@@ -5,9 +5,11 @@ elements are the same). Importing them takes half a second, so that happens at f
 the answer to a hook waits for, work on plain JSON.
 """
 
+import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -43,6 +45,7 @@ __all__ = [
     "Provenance",
     "bundle_resources",
     "decimal",
+    "decode_json",
     "encode_json",
     "operation_outcome_in",
     "read_endpoint",
@@ -74,19 +77,27 @@ def validate(resource: Mapping[str, Any]) -> None:
     check(resource)
 
 
-def decimal(value: float, *, places: int = 4) -> float:
-    """Return `value` rounded so that JSON shows at most `places` decimals: 0.93, not 0.9300000001."""
+def decimal(value: float, *, places: int = 4) -> Decimal:
+    """Return `value` with exactly `places` decimals: 0.9300, for in FHIR their number says how precise it is.
+
+    Spec: FHIR R4 datatypes.html#decimal
+    """
     if not math.isfinite(value):
         raise InvalidRequest("a decimal has to be finite")
-    return round(float(value), places)
+    return Decimal(f"{float(value):.{places}f}")
 
 
-def encode_json(resource: Mapping[str, Any]) -> bytes:
-    """Return a resource as it goes over the wire; a `decimal.Decimal` keeps its trailing zeros.
+def encode_json(resource: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> bytes:
+    """Return a resource, or several, as it goes over the wire; a `Decimal` keeps its trailing zeros.
 
     Spec: FHIR R4, 2.6.2.1 "JSON representation of primitive elements"
     """
     return _encoder.encode(resource)
+
+
+def decode_json(text: bytes) -> Any:
+    """Return what `encode_json` wrote, its decimals with their trailing zeros."""
+    return json.loads(text, parse_float=Decimal)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Spec: FHIR R4 http.html, search.html; SMART App Launch 2.2.0, "Token Introspecti
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from rayhook.audit.events import AuditKind
 from rayhook.audit.record import AuditEntry
@@ -16,6 +16,7 @@ from rayhook.auth.registry import EHR
 from rayhook.auth.roles import Permission
 from rayhook.auth.smart import discover, introspect
 from rayhook.fhir.errors import Forbidden, NotFound, RayhookError, Unauthenticated
+from rayhook.fhir.r4 import encode_json
 from rayhook.inference.jobs import results_for_patient
 from rayhook.smart_app.access import Gate, agent_of
 from rayhook.smart_app.dependencies import SMARTDependencies
@@ -191,4 +192,4 @@ def capability_statement(base_url: str) -> dict[str, Any]:
 
 
 def _fhir_response(resource: dict[str, Any]) -> Response:
-    return JSONResponse(resource, media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store"})
+    return Response(encode_json(resource), media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store"})

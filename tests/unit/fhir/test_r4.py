@@ -261,15 +261,21 @@ def test_failure_is_seen(json_, expected):
 @pytest.mark.parametrize(
     ("value", "places", "shown"),
     [
-        (0.9300000001, 4, "0.93"),
-        (0.1 + 0.2, 4, "0.3"),
+        (0.9300000001, 4, "0.9300"),
+        (0.1 + 0.2, 4, "0.3000"),
         (0.93456, 3, "0.935"),
-        (1.0, 4, "1.0"),
+        (1.0, 4, "1.0000"),
         (1 / 3, 4, "0.3333"),
+        (1e-9, 4, "0.0000"),
     ],
 )
-def test_decimal_has_no_noise(value, places, shown):
-    assert json.dumps(r4.decimal(value, places=places)) == shown
+def test_decimal_shows_how_precise_it_is(value, places, shown):
+    assert r4.encode_json({"value": r4.decimal(value, places=places)}) == f'{{"value":{shown}}}'.encode()
+
+
+def test_decimals_keep_their_zeros_when_read_back():
+    written = r4.encode_json([{"value": r4.decimal(0.93)}])
+    assert r4.encode_json(r4.decode_json(written)) == written
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
