@@ -2,6 +2,7 @@ import math
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from types import SimpleNamespace
 
 import pytest
@@ -79,7 +80,7 @@ RESULT = StudyResult(
     analysed_at=datetime(2026, 1, 1, tzinfo=UTC),
     elapsed_ms=12.5,
 )
-RESOURCES = [{"resourceType": "DiagnosticReport", "conclusion": "canary-conclusion", "value": 0.1}]
+RESOURCES = [{"resourceType": "DiagnosticReport", "conclusion": "canary-conclusion", "value": Decimal("0.10")}]
 
 
 class Store:
