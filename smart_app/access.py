@@ -1,4 +1,9 @@
-"""Who looks, at which patient: the session cookie, and the audit of what is refused."""
+"""Who looks, at which patient: the session cookie, and the audit of what is refused.
+
+Pages are made for one session and say so: write every link, form action and data address of a template with
+`href(...)`, and let scripts use those addresses or send X-Rayhook-Window (see `window`). What changes something
+without that mark is refused with 409.
+"""
 
 from dataclasses import dataclass
 
@@ -10,10 +15,17 @@ from rayhook.audit.record import AuditEntry
 from rayhook.auth.principal import SMARTUser
 from rayhook.auth.registry import EHR
 from rayhook.auth.roles import Permission, Role, permissions_of
-from rayhook.auth.sessions import SMARTSession, find_session
+from rayhook.auth.sessions import SMARTSession
+from rayhook.auth.staff_sessions import StaffMember
 from rayhook.fhir.errors import Forbidden, RayhookError, Unauthenticated
 from rayhook.smart_app.dependencies import SMARTDependencies
+from rayhook.smart_app.own_page import require_own_page
+from rayhook.smart_app.staff_access import StaffGate, Staffing
 from rayhook.smart_app.i18n import COOKIES, prefer
+from rayhook.smart_app.live_sessions import LiveSessions
+from rayhook.smart_app.window import StaleWindow, note_session, require_same_window
+
+__all__ = ["Cookies", "Gate", "Viewer", "Viewing", "agent_of", "require_own_page"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +98,20 @@ class Gate:
     def __init__(self, deps: SMARTDependencies) -> None:
         self._deps = deps
         self._cookies = Cookies(deps.secure)
+        self.of_staff = StaffGate(deps)
+
+    def staff(self, request: Request, permission: Permission, *, fresh: bool = False) -> StaffMember:
+        """Let in somebody of the staff; `StaffGate.staff` says who is not."""
+        return self.of_staff.staff(request, permission, fresh=fresh)
+
+    def staffing(self, permission: Permission, *, fresh: bool = False) -> Staffing:
+        """Return the dependency of a staff page that asks for `permission`."""
+        return self.of_staff.staffing(permission, fresh=fresh)
 
     def viewer(self, request: Request) -> Viewer:
         """Raise Unauthenticated without a live session, Forbidden without a patient or the right to read."""
         session_id = request.cookies.get(self._cookies.session)
-        found = None if session_id is None else self._find(session_id)
+        found = None if session_id is None else self._live.find(session_id)
         ehr = None if found is None else self._deps.registry.by_id(found.ehr_id)
         if found is None or ehr is None:
             raise self.refused(Unauthenticated("no live session"), None)
@@ -98,6 +119,7 @@ class Gate:
         if found.patient_id is None:
             raise self.refused(Forbidden("your EHR named no patient"), None)
         viewer = Viewer(ehr, found.patient_id, found)
+        self._require_same_window(request, viewer)
         if not viewer.may("DiagnosticReport", "r"):
             raise self.refused(
                 Forbidden("not permitted by your EHR: reading of DiagnosticReport"), viewer.user
@@ -114,11 +136,13 @@ class Gate:
             error = Forbidden("your role does not allow this", code="role_insufficient")
             raise self.refused(error, viewer.user, permission=permission)
 
-    def _find(self, session_id: str) -> SMARTSession | None:
-        with self._deps.sessions() as session:
-            found = find_session(session, self._deps.keyring, session_id, clock=self._deps.clock)
-            session.commit()
-        return found
+    def _require_same_window(self, request: Request, viewer: Viewer) -> None:
+        """See `window`: a page made in another session acts on nobody, and shows nobody."""
+        try:
+            require_same_window(request, viewer.session)
+        except StaleWindow as error:
+            raise self.refused(error, viewer.user) from error
+        note_session(viewer.session)
 
     def refused(
         self,
