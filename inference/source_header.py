@@ -127,9 +127,18 @@ def open_source_header(data: bytes) -> Dataset:
         header = Dataset({element.tag: element for element in header})
     except (*_READ_ERRORS, InvalidDicomError) as error:
         raise Unprocessable("the image's header cannot be read", code="no_source_header") from error
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns"):
+    for keyword in (
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "Rows",
+        "Columns",
+    ):
         if not header.get(keyword):
-            raise Unprocessable("the image's header is incomplete", code="no_source_header", expression=keyword)
+            raise Unprocessable(
+                "the image's header is incomplete", code="no_source_header", expression=keyword
+            )
     for keyword in _TYPE_2:
         if keyword not in header:
             setattr(header, keyword, "")
