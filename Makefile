@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PACKAGES := audit auth cds_hooks deploy fhir inference smart_app
 
-.PHONY: audit-dependencies check clean format help lock peers run setup test
+.PHONY: audit-dependencies check clean format help lock peers run setup test texts translations
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -44,6 +44,17 @@ format: setup  ## format the code
 
 lock:  ## renew requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes --no-header pyproject.toml -o requirements.lock
+
+# Texts are literals in calls of these names: a page shows what the last three are told.
+TEXTS := -k translatable -k Sentence:1 -k Conflict:1 -k Forbidden:1 -k NotFound:1
+TEMPLATE := .cache/rayhook.pot
+
+texts: setup
+	mkdir -p $(dir $(TEMPLATE))
+	$(BIN)/pybabel -q extract -F pyproject.toml $(TEXTS) --no-location --sort-output -w 110 --ignore-dirs ".* node_modules var" -o $(TEMPLATE) ./
+
+translations: texts  ## bring the catalogues up to the texts in the code; new texts come without a translation
+	$(BIN)/pybabel -q update -D rayhook -i $(TEMPLATE) -d smart_app/locales --no-fuzzy-matching --ignore-obsolete --ignore-pot-creation-date -w 110
 
 peers:  ## install the real peers of the tests from Debian (as root)
 	apt-get update -qq

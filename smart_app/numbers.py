@@ -1,17 +1,18 @@
 """Probabilities and counts as they are read."""
 
+from rayhook.smart_app.i18n import percent_text
+
 _PERCENT_FROM, _PERCENT_TO = 0.001, 0.999
 _UNITS = {"crop": "nodule cross-section"}
-_PERCENT = "\N{NO-BREAK SPACE}%"
 
 
 def percent(probability: float) -> str:
     """Return a probability for reading; the ends are never rounded to certainty."""
     if probability < _PERCENT_FROM:
-        return f"< 0.1{_PERCENT}"
+        return f"<\N{NO-BREAK SPACE}{percent_text(_PERCENT_FROM)}"
     if probability > _PERCENT_TO:
-        return f"> 99.9{_PERCENT}"
-    return f"{probability * 100:.1f}{_PERCENT}"
+        return f">\N{NO-BREAK SPACE}{percent_text(_PERCENT_TO)}"
+    return percent_text(probability)
 
 
 def unit_name(unit: str) -> str:

@@ -5,9 +5,11 @@ from fastapi import APIRouter
 from rayhook.smart_app.access import Gate
 from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.fhir_api import build_fhir_router
+from rayhook.smart_app.language import build_language_router
 from rayhook.smart_app.launch import build_launch_router
 from rayhook.smart_app.pages import Pages
 from rayhook.smart_app.results import build_result_router
+from rayhook.smart_app.session_routes import build_session_router
 
 __all__ = ["SMARTDependencies", "build_router"]
 
@@ -17,6 +19,8 @@ def build_router(deps: SMARTDependencies) -> APIRouter:
     gate = Gate(deps)
     router = APIRouter()
     router.include_router(build_launch_router(deps, pages))
+    router.include_router(build_session_router(deps, pages))
+    router.include_router(build_language_router(deps, pages))
     router.include_router(build_result_router(deps, pages, gate))
     router.include_router(build_fhir_router(deps, gate))
     return router

@@ -20,8 +20,8 @@ def browser(world):
 def test_page_tells_probability_threshold_and_figures(world, browser):
     page = browser.get(f"{world.base_url}/results/{world.store('phantom-a')}").text
     for shown in (
-        "87.0\N{NO-BREAK SPACE}%",
-        "threshold 40.0\N{NO-BREAK SPACE}%",
+        "87.0%",
+        "threshold 40.0%",
         "0.921 to 0.962",
         "ab" * 32,
     ):
@@ -210,7 +210,7 @@ def test_page_of_a_validated_model_does_not_say_experimental(page_of):
 def test_list_of_studies_says_experimental(world, browser):
     world.store("phantom-a")
     page = browser.get(f"{world.base_url}/patient").text
-    assert "Mass: 87.0\N{NO-BREAK SPACE}% (experimental model)" in page
+    assert "Mass: 87.0% (experimental model)" in page
 
 
 def test_page_lists_the_points_rated(page_of):
