@@ -56,7 +56,7 @@ def transaction(resources: Iterable[Resource]) -> Resource:
             {
                 "fullUrl": f"urn:uuid:{one['id']}",
                 "resource": _relinked({key: value for key, value in one.items() if key != "id"}, full_urls),
-                "request": {"method": "POST", "url": one["resourceType"], "ifNoneExist": _condition(one)},
+                "request": {"method": "POST", "url": one["resourceType"], "ifNoneExist": creation_condition(one)},
             }
             for one in every
         ],
@@ -92,7 +92,7 @@ def _report(
         "imagingStudy": [{"reference": f"ImagingStudy/{subject.reference.imaging_study_id}"}],
         "conclusion": text,
         **({"conclusionCode": positive} if positive else {}),
-        "presentedForm": [_attachment(report_page(subject.result, manifest), title, subject.issued)],
+        "presentedForm": [attachment(report_page(subject.result, manifest), title, subject.issued)],
     }
 
 
@@ -103,7 +103,7 @@ def _conclusion_codes(result: StudyResult) -> Iterator[Resource]:
             yield Coding(finding.system, finding.code, finding.display).concept(f"possible, found by {kind}")
 
 
-def _attachment(page: bytes, title: str, created: str) -> Resource:
+def attachment(page: bytes, title: str, created: str) -> Resource:
     """Return the page as an Attachment; its hash is SHA-1 because R4 says so, not for security.
 
     Spec: FHIR R4 datatypes.html#Attachment
@@ -120,7 +120,7 @@ def _attachment(page: bytes, title: str, created: str) -> Resource:
     }
 
 
-def _condition(resource: Resource) -> str:
+def creation_condition(resource: Resource) -> str:
     """Return the search that finds an earlier copy: by identifier, or by tag where R4 has no identifier."""
     if "identifier" in resource:
         found = resource["identifier"][0]

@@ -19,6 +19,7 @@ from rayhook.auth.keys import Keyring
 from rayhook.fhir.codes import DiagnosticReportStatus as Report
 from rayhook.fhir.codes import ObservationStatus as Observed
 from rayhook.fhir.errors import Conflict
+from rayhook.fhir.r4 import decode_json, encode_json
 from rayhook.inference.answers import Person
 from rayhook.inference.job_table import Authorization
 from rayhook.inference.results import (
@@ -203,7 +204,7 @@ def add_signature(
         act=act.act.value,
         status=act.status.value,
         content=seal(keyring, ReportSignatureRow, "content", id_, msgspec.json.encode(act)),
-        resources=seal(keyring, ReportSignatureRow, "resources", id_, json.dumps(list(resources)).encode()),
+        resources=seal(keyring, ReportSignatureRow, "resources", id_, encode_json(list(resources))),
         authorization=None if lent is None else seal(keyring, ReportSignatureRow, "authorization", id_, lent),
         delivery=DeliveryState.PENDING.value,
         next_attempt_at=now,
@@ -237,7 +238,7 @@ def load_acts(
 
 
 def opened_signature(keyring: Keyring, row: ReportSignatureRow) -> Signature:
-    resources = json.loads(unseal(keyring, ReportSignatureRow, "resources", row.id, row.resources))
+    resources = decode_json(unseal(keyring, ReportSignatureRow, "resources", row.id, row.resources))
     written = (
         {}
         if row.written is None

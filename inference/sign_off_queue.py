@@ -1,0 +1,213 @@
+"""Signed reports on their way to the EHR: tried at once, and again until the EHR has them."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+import structlog
+from sqlmodel import Session, col, select
+
+from rayhook.audit.events import AuditKind, Outcome
+from rayhook.audit.record import AuditEntry, AuditLog
+from rayhook.auth.database_types import Sessions
+from rayhook.auth.keys import Keyring
+from rayhook.auth.registry import EHR, EHRRegistry
+from rayhook.auth.scopes import ScopeSet
+from rayhook.fhir.errors import NotFound
+from rayhook.fhir.references import oid_uri
+from rayhook.fhir.transport import Transport
+from rayhook.inference.job_table import Authorization
+from rayhook.inference.results import DeliveryState, StoredResult, load_result, seal, unseal
+from rayhook.inference.sign_off_delivery import SignedDelivery, may_revise, write_signed
+from rayhook.inference.signature import ReportSignatureRow, Signature, load_signatures
+
+LEASE_S: Final = 60.0
+_FIRST_PAUSE_S = 15.0
+_LONGEST_PAUSE_S = 3600.0
+_AT_ONCE = 20
+
+Clock = Callable[[], float]
+Backend = Callable[[EHR], Authorization | None]
+
+log = structlog.get_logger()
+
+
+def _no_backend(_ehr: EHR) -> Authorization | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignOffQueue:
+    """Writes signed versions to their EHR, the older of one report before the newer.
+
+    backend: gives a token of our own for an EHR, None where we have none there.
+    """
+
+    registry: EHRRegistry
+    sessions: Sessions
+    keyring: Keyring
+    audit: AuditLog
+    transport: Transport
+    backend: Backend = _no_backend
+    clock: Clock = field(default=time.time)
+
+    def deliver(
+        self,
+        result_id: str,
+        *,
+        authorization: Authorization | None = None,
+        is_asked: bool = True,
+        is_forced: bool = False,
+    ) -> DeliveryState:
+        """Try all versions of a result's report that the EHR lacks; return how the newest stands.
+
+        authorization: the token of who asks, where there is one.  is_asked: whether a person did, and not
+        the clock.  is_forced: as in write_signed.
+        """
+        with self.sessions() as session:
+            stored = load_result(session, self.keyring, result_id)
+            signatures = load_signatures(session, self.keyring, result_id)
+        if stored is None or not signatures:
+            raise NotFound("nothing of this result was signed")
+        written: dict[str, str] = {}
+        for signature in signatures:
+            if signature.delivery is DeliveryState.DELIVERED:
+                written |= signature.written
+                continue
+            lent = self._claim(signature.id, is_asked=is_asked)
+            if lent is None:
+                return signature.delivery
+            token = self._token(stored, authorization, lent[0])
+            done = self._attempt(stored, signature, written, token, is_forced=is_forced)
+            if done.state is not DeliveryState.DELIVERED:
+                return done.state
+            written |= done.written
+        return DeliveryState.DELIVERED
+
+    def deliver_due(self) -> int:
+        """Try what is due, and return how many reports that were."""
+        query = (
+            select(ReportSignatureRow.result_id)
+            .where(col(ReportSignatureRow.next_attempt_at) <= self.clock())
+            .distinct()
+            .limit(_AT_ONCE)
+        )
+        with self.sessions() as session:
+            due = list(session.exec(query))
+        for result_id in due:
+            self.deliver(result_id, is_asked=False)
+        return len(due)
+
+    def _attempt(
+        self,
+        stored: StoredResult,
+        signature: Signature,
+        written: Mapping[str, str],
+        token: Authorization | None,
+        *,
+        is_forced: bool,
+    ) -> SignedDelivery:
+        ehr = self.registry.by_id(stored.ehr_id)
+        if ehr is None or token is None:
+            done = SignedDelivery(DeliveryState.NOT_PERMITTED, "no_authorization")
+        else:
+            done = write_signed(
+                self.transport,
+                ehr,
+                stored,
+                signature.resources,
+                token,
+                written_before=written,
+                is_forced=is_forced,
+            )
+        self._record(stored, signature, done)
+        return done
+
+    def _claim(self, signature_id: str, *, is_asked: bool) -> tuple[Authorization | None] | None:
+        """Take one version for LEASE_S, with the token lent for it; None where another has it."""
+        now = self.clock()
+        with self.sessions() as session:
+            row = _locked(session, signature_id)
+            if row.delivery == DeliveryState.DELIVERED or not _is_free(row, now, is_asked=is_asked):
+                return None
+            row.delivery, row.attempts = DeliveryState.PENDING.value, row.attempts + 1
+            row.next_attempt_at = now + LEASE_S
+            session.add(row)
+            lent = _lent(self.keyring, row)
+            session.commit()
+        return (lent,)
+
+    def _token(
+        self, stored: StoredResult, given: Authorization | None, lent: Authorization | None
+    ) -> Authorization | None:
+        """Return the first token that may revise and is alive: the person's own, else the service's."""
+        for token in (given, lent):
+            if token is not None and self._is_usable(token):
+                return token
+        ehr = self.registry.by_id(stored.ehr_id)
+        own = None if ehr is None else self.backend(ehr)
+        return own if own is not None and self._is_usable(own) else None
+
+    def _is_usable(self, token: Authorization) -> bool:
+        return token.expires_at > self.clock() and may_revise(ScopeSet.parse(token.scope))
+
+    def _record(self, stored: StoredResult, signature: Signature, done: SignedDelivery) -> None:
+        with self.sessions() as session:
+            row = _locked(session, signature.id)
+            row.delivery, row.delivery_detail = done.state.value, done.detail
+            row.next_attempt_at = self._next_attempt(done.state, row.attempts)
+            if done.state is DeliveryState.DELIVERED:
+                row.authorization = None
+                plaintext = msgspec.json.encode(dict(done.written))
+                row.written = seal(self.keyring, ReportSignatureRow, "written", row.id, plaintext)
+            session.add(row)
+            self.audit.record(session, _entry(stored, signature, done))
+            session.commit()
+        log.info("signed_report_delivery", state=done.state.value, detail=done.detail)
+
+    def _next_attempt(self, state: DeliveryState, attempts: int) -> float | None:
+        """Return when to try again: a lost connection is retried, a refusal waits for a person."""
+        if state is not DeliveryState.FAILED:
+            return None
+        pause_s: float = _FIRST_PAUSE_S * 2 ** (attempts - 1)
+        return self.clock() + min(pause_s, _LONGEST_PAUSE_S)
+
+
+def _locked(session: Session, signature_id: str) -> ReportSignatureRow:
+    query = select(ReportSignatureRow).where(ReportSignatureRow.id == signature_id).with_for_update()
+    return session.exec(query, execution_options={"populate_existing": True}).one()
+
+
+def _is_free(row: ReportSignatureRow, now: float, *, is_asked: bool) -> bool:
+    """Return whether a version may be tried: when it is due, or at any time that somebody asks for it."""
+    is_due = row.next_attempt_at is not None and row.next_attempt_at <= now
+    is_in_hand = row.delivery == DeliveryState.PENDING and row.attempts > 0
+    return is_due or (is_asked and not is_in_hand)
+
+
+def _lent(keyring: Keyring, row: ReportSignatureRow) -> Authorization | None:
+    if row.authorization is None:
+        return None
+    plaintext = unseal(keyring, ReportSignatureRow, "authorization", row.id, row.authorization)
+    return msgspec.json.decode(plaintext, type=Authorization)
+
+
+def _entry(stored: StoredResult, signature: Signature, done: SignedDelivery) -> AuditEntry:
+    is_done = done.state is DeliveryState.DELIVERED
+    detail: dict[str, Any] = {"result": stored.id, "version": str(signature.version)}
+    return AuditEntry(
+        AuditKind.FHIR_RESULT_WRITTEN if is_done else AuditKind.FHIR_RESULT_WRITE_REFUSED,
+        Outcome.SUCCESS if is_done else Outcome.SERIOUS_FAILURE,
+        ehr_id=stored.ehr_id,
+        agent="rayhook",
+        patient_id=stored.patient_id,
+        entities=(
+            f"Patient/{stored.patient_id}",
+            f"ImagingStudy/{stored.reference.imaging_study_id}",
+            oid_uri(stored.reference.study_instance_uid),
+            *(reference.partition("/_history/")[0] for reference in done.written.values()),
+        ),
+        detail=detail if is_done else detail | {"code": done.detail or ""},
+    )
