@@ -30,6 +30,10 @@ class Coding:
         concept: dict[str, object] = {"coding": [self.json()]}
         return concept if text is None else concept | {"text": text}
 
+    def fixed(self) -> dict[str, object]:
+        """Return the concept without its display, as profiles fix it whose value has none."""
+        return {"coding": [{"system": self.system, "code": self.code}]}
+
 
 # Spec: https://hl7.org/fhir/R4/valueset-diagnostic-report-status.html
 class DiagnosticReportStatus(StrEnum):
@@ -101,6 +105,13 @@ class ProvenanceEntityRole(StrEnum):
     REMOVAL = "removal"
     REVISION = "revision"
     SOURCE = "source"
+
+
+# Spec: https://hl7.org/fhir/R4/valueset-document-reference-status.html
+class DocumentReferenceStatus(StrEnum):
+    CURRENT = "current"
+    ENTERED_IN_ERROR = "entered-in-error"
+    SUPERSEDED = "superseded"
 
 
 # Spec: https://hl7.org/fhir/R4/valueset-bundle-type.html
@@ -218,6 +229,13 @@ SOP_CLASS_UID = Coding(DCM, "110181", "SOP Class UID")
 VISUAL_EXPLANATION = Coding(DCM, "130401", "Visual explanation")
 PRESENT = Coding(SNOMED, "52101004", "Present")
 ABSENT = Coding(SNOMED, "2667000", "Absent")
+EQUIVOCAL = Coding(SNOMED, "42425007", "Equivocal")
+LATERALITY = Coding(SNOMED, "272741003", "Laterality")
+LEFT = Coding(SNOMED, "7771000", "Left")
+RIGHT = Coding(SNOMED, "24028007", "Right")
+BILATERAL = Coding(SNOMED, "51440002", "Bilateral")
+MIDLINE = Coding(SNOMED, "260528009", "Midline")
+LONG_AXIS = Coding(SNOMED, "103339001", "Long axis")
 BRAIN = Coding(SNOMED, "12738006", "Brain structure")
 NOT_PERFORMED = Coding(f"{_THO}/data-absent-reason", "not-performed", "Not Performed")
 UNSUPPORTED = Coding(f"{_THO}/data-absent-reason", "unsupported", "Unsupported")
@@ -227,6 +245,7 @@ UNKNOWN = Coding(f"{_THO}/data-absent-reason", "unknown", "Unknown")
 # AI labels. Spec: https://terminology.hl7.org/CodeSystem-v3-ObservationValue.html,
 # HL7 AI Transparency on FHIR 1.0.0-ballot (AI-Device, AI-Provenance, AIconfidence)
 AI_ASSERTED = Coding(f"{_THO}/v3-ObservationValue", "AIAST", "Artificial Intelligence asserted")
+CLINICIAN_ASSERTED = Coding(f"{_THO}/v3-ObservationValue", "CLINAST", "clinician asserted")
 PROCESS_INLINE_LABEL = Coding(f"{_THO}/v3-ActCode", "PROCESSINLINELABEL", "process inline security label")
 ARTIFICIAL_INTELLIGENCE = Coding(
     f"{_AI}/CodeSystem/AIdeviceTypeCS", "Artificial-Intelligence", "All kinds of Artificial Intelligence"
@@ -235,6 +254,9 @@ DEEP_LEARNING_MODEL = Coding(
     f"{_AI}/CodeSystem/AIdeviceTypeCS", "Deep-Learning-Models", "Deep Learning Models"
 )
 AI_MODEL_CARD = Coding(f"{_AI}/CodeSystem/AIinputsCS", "AIModelCard", "AI Model-Card")
+AI_MODEL_CARD_MARKDOWN = Coding(
+    f"{_AI}/CodeSystem/AIinputsCS", "AIModelCardMarkdownFormat", "Markdown Format"
+)
 AI_CONFIDENCE_EXTENSION = f"{_AI}/StructureDefinition/AIconfidence"
 AI_KIND_EXTENSION = f"{_AI}/StructureDefinition/aitransparency.AIKind"
 AI_MODEL_CARD_EXTENSION = f"{_AI}/StructureDefinition/aitransparency.modelCardDescription"
@@ -245,6 +267,7 @@ AUTHOR = Coding(f"{_THO}/provenance-participant-type", "author", "Author")
 VERIFIER = Coding(f"{_THO}/provenance-participant-type", "verifier", "Verifier")
 TREATMENT = Coding(f"{_THO}/v3-ActReason", "TREAT", "treatment")
 CREATE = Coding(f"{_THO}/v3-DataOperation", "CREATE", "create")
+REVISE = Coding(f"{_THO}/v3-DataOperation", "UPDATE", "revise")
 
 # Devices. Spec: DICOM PS3.16 CID 7051; https://terminology.hl7.org/CodeSystem-v2-0203.html
 SERIAL_NUMBER = Coding(f"{_THO}/v2-0203", "SNO", "Serial Number")

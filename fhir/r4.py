@@ -70,7 +70,8 @@ def validate(resource: Mapping[str, Any]) -> None:
     """Raise InvalidRequest, which names the element, unless `resource` is valid R4 as far as is checked here.
 
     Checked: structure, cardinality, one value of a choice, primitive types, required bindings, the types that
-    references may point to, references inside a Bundle, invariants obs-6 and obs-7, and noise in decimals.
+    references may point to, references inside a Bundle, invariants att-1, ext-1, obs-6, obs-7 and qty-3, base64,
+    and noise in decimals.
     """
     from rayhook.fhir.validation import check
 

@@ -3,8 +3,9 @@
 Kept apart from `rayhook.fhir.r4`, which imports it at first use: fhir.resources takes half a second.
 """
 
+import base64
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, cast
@@ -231,14 +232,52 @@ def _rest_type(text: str, path: str) -> str | None:
 
 
 def _check_invariants(owner: str, raw: Mapping[str, Any], path: str) -> None:
+    check = _INVARIANTS.get(owner)
+    if check is not None:
+        check(raw, path)
+
+
+def _check_attachment(raw: Mapping[str, Any], path: str) -> None:
+    """Spec: FHIR R4 Attachment, att-1; primitive type base64Binary."""
+    if "data" not in raw:
+        return
+    if "contentType" not in raw:
+        raise _refusal(f"{path}.contentType", "must be there beside data (att-1)")
+    try:
+        base64.b64decode(raw["data"], validate=True)
+    except ValueError as error:
+        raise _refusal(f"{path}.data", "must be base64") from error
+
+
+def _check_extension(raw: Mapping[str, Any], path: str) -> None:
+    """Spec: FHIR R4 Extension, ext-1."""
+    if ("extension" in raw) == any(key.startswith(("value", "_value")) for key in raw):
+        raise _refusal(path, "must have either a value or extensions (ext-1)")
+
+
+def _check_observation(raw: Mapping[str, Any], path: str) -> None:
     """Spec: FHIR R4 Observation, obs-6, obs-7."""
-    if owner != "Observation" or not any(key.startswith("value") for key in raw):
+    if not any(key.startswith("value") for key in raw):
         return
     if "dataAbsentReason" in raw:
         raise _refusal(f"{path}.dataAbsentReason", "must not be beside a value (obs-6)")
     components = [coding for item in raw.get("component", ()) for coding in _codings(item["code"])]
     if any(coding in components for coding in _codings(raw["code"])):
         raise _refusal(f"{path}.component", "must not have the code of an Observation with a value (obs-7)")
+
+
+def _check_quantity(raw: Mapping[str, Any], path: str) -> None:
+    """Spec: FHIR R4 Quantity, qty-3."""
+    if "code" in raw and "system" not in raw:
+        raise _refusal(f"{path}.system", "must be there beside code (qty-3)")
+
+
+_INVARIANTS: Mapping[str, Callable[[Mapping[str, Any], str], None]] = {
+    "Attachment": _check_attachment,
+    "Extension": _check_extension,
+    "Observation": _check_observation,
+    "Quantity": _check_quantity,
+}
 
 
 def _codings(concept: Mapping[str, Any]) -> Sequence[tuple[Any, Any]]:

@@ -5,9 +5,10 @@ from importlib.metadata import version
 from typing import Any
 
 from rayhook.fhir import codes
-from rayhook.fhir.codes import Coding, DeviceNameType, DeviceStatus, ProvenanceEntityRole
+from rayhook.fhir.codes import DeviceNameType, DeviceStatus, ProvenanceEntityRole
 from rayhook.fhir.references import DICOM_UID_SYSTEM, oid_uri
 from rayhook.inference.registry import Manifest
+from rayhook.inference.report_card import CARD_ID, build_model_card
 from rayhook.inference.report_key import model_key
 from rayhook.inference.report_observation import Subject, tag_of
 from rayhook.inference.report_text import narrative
@@ -33,18 +34,14 @@ def build_device(model: ModelIdentity, manifest: Manifest | None, *, organizatio
         "id": key.id,
         "meta": {"profile": [f"{_PROFILES}/AI-Device"], "tag": [tag_of(key)]},
         "text": narrative(f"{title}, version {model.version}", *cautions(model)),
-        "extension": [
-            {
-                "url": codes.AI_KIND_EXTENSION,
-                "valueCodeableConcept": codes.DEEP_LEARNING_MODEL.concept(),
-            }
-        ],
+        **({"contained": [build_model_card(manifest)]} if manifest else {}),
+        "extension": list(_extensions(manifest)),
         "identifier": [key.identifier],
         "status": DeviceStatus.ACTIVE.value,
         "manufacturer": "The Rayhook authors",
         "deviceName": [{"name": title, "type": DeviceNameType.MODEL_NAME.value}],
         "modelNumber": model.id,
-        "type": _fixed(codes.ARTIFICIAL_INTELLIGENCE),
+        "type": codes.ARTIFICIAL_INTELLIGENCE.fixed(),
         "version": list(_versions(model)),
         "owner": {"type": "Organization", "display": organization},
         "note": [{"text": caution} for caution in cautions(model)],
@@ -77,13 +74,19 @@ def build_provenance(
         "agent": [
             {
                 "type": codes.AUTHOR.concept(),
-                "role": [_fixed(codes.ARTIFICIAL_INTELLIGENCE)],
+                "role": [codes.ARTIFICIAL_INTELLIGENCE.fixed()],
                 "who": {"reference": f"Device/{model_key(model).id}"},
                 "onBehalfOf": {"type": "Organization", "display": organization},
             }
         ],
         "entity": list(_sources(subject)),
     }
+
+
+def _extensions(manifest: Manifest | None) -> Iterator[Resource]:
+    yield {"url": codes.AI_KIND_EXTENSION, "valueCodeableConcept": codes.DEEP_LEARNING_MODEL.concept()}
+    if manifest is not None:
+        yield {"url": codes.AI_MODEL_CARD_EXTENSION, "valueReference": {"reference": f"#{CARD_ID}"}}
 
 
 def _versions(model: ModelIdentity) -> Iterator[Resource]:
@@ -104,8 +107,3 @@ def _sources(subject: Subject) -> Iterator[Resource]:
         if instance.status in _SEEN and instance.sop_instance_uid is not None:
             identifier = {"system": DICOM_UID_SYSTEM, "value": oid_uri(instance.sop_instance_uid)}
             yield {"role": role, "what": {"identifier": identifier}}
-
-
-def _fixed(coding: Coding) -> Resource:
-    """Return the concept without its display: the profiles fix the whole value, and theirs has none."""
-    return {"coding": [{"system": coding.system, "code": coding.code}]}

