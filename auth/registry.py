@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -32,6 +32,8 @@ from rayhook.fhir.errors import InvalidRequest
 from rayhook.fhir.transport import origin_of
 
 CALLS_PER_MINUTE: Final = 12_000
+
+DICOMResultKind = Literal["sr", "parametric_map", "secondary_capture"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,27 @@ class SMARTClient:
 
 
 @dataclass(frozen=True, slots=True)
+class BackendClient:
+    """What we may do there on our own account, with no user; what is not named is as for the SMART app.
+
+    Spec: SMART App Launch 2.2.0, "Backend Services"
+    """
+
+    client_id: str
+    scopes: tuple[str, ...]
+    origins: tuple[str, ...] = ()
+    assertion_algorithm: SigningAlgorithm | None = None
+    jku: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EHR:
     """One registered EHR. Base URLs end without a slash, origins are `scheme://host[:port]`.
 
     `private_network` says that its origins are inside the hospital: they may resolve to private addresses.
     `language` is that of its pages where the reader chose none, as "fr".
     `practitioner_roles` are those of every practitioner, `role_rules` give more.
+    `dicom_results` are the objects that results are also written as, to `stow_url` or else where the study is.
     """
 
     id: str
@@ -84,12 +101,15 @@ class EHR:
     cds_client: CDSClient
     dicomweb_origins: tuple[str, ...] = ()
     smart: SMARTClient | None = None
+    backend: BackendClient | None = None
     frame_ancestors: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     private_network: bool = False
     language: str | None = None
     practitioner_roles: frozenset[Role] = frozenset({Role.CLINICIAN})
     role_rules: tuple[RoleRule, ...] = ()
+    dicom_results: tuple[DICOMResultKind, ...] = ()
+    stow_url: str | None = None
 
     @property
     def fhir_origins(self) -> frozenset[str]:
@@ -99,6 +119,11 @@ class EHR:
     def image_origins(self) -> frozenset[str]:
         """Where images may be fetched from: some FHIR servers are their own DICOMweb server."""
         return self.fhir_origins | frozenset(self.dicomweb_origins)
+
+    @property
+    def stow_origins(self) -> frozenset[str]:
+        """Where DICOM objects may be stored."""
+        return self.image_origins | (frozenset() if self.stow_url is None else {origin_of(self.stow_url)})
 
     @property
     def jwks_origins(self) -> frozenset[str]:
@@ -111,11 +136,12 @@ class EHR:
     @property
     def authorization_origins(self) -> frozenset[str]:
         """Where SMART discovery, token, introspection and key requests may go."""
-        return self.fhir_origins | (frozenset() if self.smart is None else frozenset(self.smart.origins))
+        registered = (client.origins for client in (self.smart, self.backend) if client is not None)
+        return self.fhir_origins.union(*registered)
 
     @property
     def allowed_origins(self) -> frozenset[str]:
-        return self.authorization_origins | self.image_origins | self.jwks_origins
+        return self.authorization_origins | self.stow_origins | self.jwks_origins
 
     def roles_of(self, person: EHRPerson) -> frozenset[Role]:
         return derive_roles(self.role_rules, person, practitioner_roles=self.practitioner_roles)
@@ -172,6 +198,14 @@ class _SMARTTable(msgspec.Struct, forbid_unknown_fields=True):
     jku: str | None = None
 
 
+class _BackendTable(msgspec.Struct, forbid_unknown_fields=True):
+    scopes: list[str]
+    client_id: str | None = None
+    origins: list[str] = []
+    assertion_algorithm: SigningAlgorithm | None = None
+    jku: str | None = None
+
+
 class _EHRTable(msgspec.Struct, forbid_unknown_fields=True):
     id: str
     name: str
@@ -179,12 +213,15 @@ class _EHRTable(msgspec.Struct, forbid_unknown_fields=True):
     cds_client: _CDSClientTable
     dicomweb_origins: list[str] = []
     smart: _SMARTTable | None = None
+    backend: _BackendTable | None = None
     frame_ancestors: list[str] = []
     cors_origins: list[str] = []
     private_network: bool = False
     language: str | None = None
     practitioner_roles: tuple[Role, ...] = (Role.CLINICIAN,)
     role: list[EHRRoleTable] = []
+    dicom_results: tuple[DICOMResultKind, ...] = ()
+    stow_url: str | None = None
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -226,13 +263,15 @@ class _Reader:
         if not table.fhir_base_urls:
             raise refusal(f"{key}.fhir_base_urls", "must not be empty")
         bases = values.urls(f"{key}.fhir_base_urls", table.fhir_base_urls)
+        smart = None if table.smart is None else self._smart(f"{key}.smart", table.smart, bases[0])
         return EHR(
             id=identifier(f"{key}.id", table.id),
             name=not_blank(f"{key}.name", table.name),
             fhir_base_urls=bases,
             cds_client=self._cds_client(f"{key}.cds_client", table.cds_client),
             dicomweb_origins=values.origins(f"{key}.dicomweb_origins", table.dicomweb_origins),
-            smart=None if table.smart is None else self._smart(f"{key}.smart", table.smart, bases[0]),
+            smart=smart,
+            backend=None if table.backend is None else self._backend(f"{key}.backend", table.backend, smart),
             frame_ancestors=values.origins(f"{key}.frame_ancestors", table.frame_ancestors),
             cors_origins=values.origins(f"{key}.cors_origins", table.cors_origins),
             private_network=table.private_network,
@@ -241,6 +280,8 @@ class _Reader:
             role_rules=tuple(
                 read_ehr_role(f"{key}.role[{n}]", rule, bases) for n, rule in enumerate(table.role)
             ),
+            dicom_results=tuple(dict.fromkeys(table.dicom_results)),
+            stow_url=None if table.stow_url is None else values.url(f"{key}.stow_url", table.stow_url),
         )
 
     def _cds_client(self, key: str, table: _CDSClientTable) -> CDSClient:
@@ -265,6 +306,20 @@ class _Reader:
             pkce_advertised=table.pkce_advertised,
             assertion_algorithm=table.assertion_algorithm,
             jku=None if table.jku is None else self.values.url(f"{key}.jku", table.jku),
+        )
+
+    def _backend(self, key: str, table: _BackendTable, smart: SMARTClient | None) -> BackendClient:
+        client_id = table.client_id or (smart.client_id if smart is not None else "")
+        scopes = each(scope_token, f"{key}.scopes", table.scopes)
+        if not scopes or not all(scope.startswith("system/") for scope in scopes):
+            raise refusal(f"{key}.scopes", "must be system scopes, at least one")
+        jku = None if table.jku is None else self.values.url(f"{key}.jku", table.jku)
+        return BackendClient(
+            client_id=not_blank(f"{key}.client_id", client_id),
+            scopes=scopes,
+            origins=self.values.origins(f"{key}.origins", table.origins),
+            assertion_algorithm=table.assertion_algorithm or (smart and smart.assertion_algorithm),
+            jku=jku or (smart and smart.jku),
         )
 
 

@@ -21,6 +21,7 @@ from rayhook.fhir.errors import InvalidRequest
 from rayhook.fhir.r4 import EndpointSummary, ImagingStudySummary
 from rayhook.fhir.transport import origin_of
 from rayhook.inference.delivery import awaits_delivery
+from rayhook.inference.dicom_table import awaits_objects
 from rayhook.inference.jobs import Authorization, JobRow, JobState, enqueue, find, job_key, load_job
 from rayhook.inference.report import may_write
 from rayhook.inference.results import load_result
@@ -257,9 +258,11 @@ def _finished(dependencies: CDSDependencies, key: str, row: JobRow) -> FinishedJ
         return cached
     with dependencies.reading() as session:
         stored = load_result(session, dependencies.keyring, row.result_id or "")
+        now = dependencies.clock()
+        lacks_objects = awaits_objects(session, row.result_id or "", now=now)
     if stored is None:
         return None
-    awaits = awaits_delivery(stored, now=dependencies.clock())
+    awaits = awaits_delivery(stored, now=now) or lacks_objects
     finished = FinishedJob(row, replace(stored.result, key_image=None), awaits)
     dependencies.results.keep(key, finished)
     return finished

@@ -13,7 +13,7 @@ from rayhook.fhir.errors import ImageRefused, OutOfScope, Unprocessable
 from rayhook.inference.decode import DecodeLimits, Decoder
 from rayhook.inference.engine import InferenceEngine
 from rayhook.inference.identity import IdentityGuard
-from rayhook.inference.instance_names import InstanceNames
+from rayhook.inference.instance_names import InstanceNames, is_own_result
 from rayhook.inference.preprocess import prepare
 from rayhook.inference.reading import Reader, Reading, ReadyImage
 from rayhook.inference.registry import Manifest, ModelPackage, identify
@@ -114,6 +114,8 @@ class Analyser:
     ) -> Iterator[ReadyImage]:
         """Yield the images in scope; what became of the others is added to `others`."""
         for data in files:
+            if is_own_result(data, self._limits):
+                continue
             started = time.perf_counter()
             decoded = self._decode(data, started)
             if isinstance(decoded, InstanceResult):

@@ -1,19 +1,13 @@
 """Whose a DICOM result is and who made it: what all objects of one result have in common.
 
-Spec: DICOM PS3.3 C.7.5.2 (Enhanced General Equipment), C.12.1 (SOP Common), PS3.5 B.2 (UUID-derived UIDs);
-IHE RAD AI Results, 6.5.3.1 (Contributing Equipment)
+Spec: DICOM PS3.3 C.7.5.2 (Enhanced General Equipment), C.12.1 (SOP Common), IHE RAD AI Results, 6.5.3.1 (Contributing Equipment)
 """
 
-import hashlib
-import uuid
 from copy import deepcopy
 from dataclasses import dataclass
-from enum import StrEnum
-from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
-import rfc8785
 from highdicom import ContributingEquipment
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
@@ -21,29 +15,19 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, EnhancedMRImageStorage, MRImageStorage
 
+from rayhook.inference.dicom_uid import ObjectKind, derived_uid, object_uid, seen_images
+from rayhook.inference.instance_names import OWN_MANUFACTURER as MANUFACTURER
 from rayhook.inference.registry import Manifest
 from rayhook.inference.report_key import model_key
 from rayhook.inference.source_header import open_source_header
 from rayhook.inference.statement import marked
 from rayhook.inference.study import AnalysisStatus, InstanceResult, ModelIdentity, StudyResult
 
-MANUFACTURER = "The Rayhook authors"
-
 # The code that IHE AI Results gives in its trial text, which others emit as well; DICOM CID 7005 has none.
 _PROCESSING_ALGORITHM = Code("Newcode1", "99IHE", "Processing Algorithm")
 _PLAIN = {EnhancedCTImageStorage: CTImageStorage, EnhancedMRImageStorage: MRImageStorage}
 _BODY_PARTS = {"12738006": "BRAIN", "39607008": "CHEST"}
 _PAIRED = frozenset({"BREAST", "LUNG"})
-_SEEN = frozenset({AnalysisStatus.ABSTAINED, AnalysisStatus.ANALYSED})
-
-
-class ObjectKind(StrEnum):
-    """The DICOM objects that a result is written as."""
-
-    PARAMETRIC_MAP = "parametric_map"
-    SECONDARY_CAPTURE = "secondary_capture"
-    SR = "sr"
-    VERIFIED_SR = "verified_sr"
 
 
 # Far above the numbers that scanners give their series, so that ours are listed last.
@@ -74,23 +58,14 @@ class ResultSource:
     manifest: Manifest | None
     organization: str
 
-    @cached_property
+    @property
     def seen(self) -> tuple[InstanceResult, ...]:
         """Return the images that the model saw."""
-        found = (i for i in self.result.instances if i.status in _SEEN and i.sop_instance_uid is not None)
-        return tuple(sorted(found, key=lambda i: i.sop_instance_uid or ""))
+        return seen_images(self.result)
 
     def uid(self, kind: ObjectKind, part: str) -> str:
         """Return a UID that is the same for the same images under the same model, and no other."""
-        return derived_uid(
-            {
-                "study": self.result.study_instance_uid,
-                "images": [[i.sop_instance_uid, i.sha256] for i in self.seen],
-                "model": model_key(self.model).value,
-                "kind": kind.value,
-                "part": part,
-            }
-        )
+        return object_uid(self.result, kind, part)
 
     @property
     def device_uid(self) -> str:
@@ -152,20 +127,9 @@ def open_source(
 
     Raises Unprocessable where the image's header was not kept or does not name the image.
     """
-    if result.model is None or result.status not in _SEEN:
+    if result.model is None or result.status not in (AnalysisStatus.ABSTAINED, AnalysisStatus.ANALYSED):
         return None
     return ResultSource(open_source_header(header), result, result.model, manifest, organization)
-
-
-def derived_uid(content: dict[str, Any]) -> str:
-    """Return the UID of a name-based UUID over the content.
-
-    Spec: RFC 9562 5.8 and B.2 (version 8 from SHA-256); DICOM PS3.5 B.2
-    """
-    digest = bytearray(hashlib.sha256(rfc8785.dumps(content)).digest()[:16])
-    digest[6] = 0x80 | digest[6] & 0x0F
-    digest[8] = 0x80 | digest[8] & 0x3F
-    return f"2.25.{uuid.UUID(bytes=bytes(digest)).int}"
 
 
 def settle(made: Dataset, source: ResultSource) -> Dataset:

@@ -1,7 +1,9 @@
 """One study, one patient: what the images of a study have to agree on before any of them is believed."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from rayhook.fhir.errors import IdentityConflict
 from rayhook.inference.study import DecodedInstance, InstanceAttributes
@@ -60,3 +62,10 @@ class IdentityGuard:
                 code="patient_mismatch",
                 expression="PatientID",
             )
+
+
+def identifier_values(patient: Mapping[str, Any]) -> frozenset[str]:
+    """Return the values of a Patient's identifiers."""
+    identifiers = patient.get("identifier", [])
+    values = (item.get("value") for item in identifiers if isinstance(item, dict))
+    return frozenset(value.strip() for value in values if isinstance(value, str) and value.strip())

@@ -33,8 +33,11 @@ from rayhook.fhir.transport import Transport
 from rayhook.inference import jobs
 from rayhook.inference.analysis import Analyser
 from rayhook.inference.delivery import Delivery, deliver
+from rayhook.inference.dicom_delivery import ObjectDelivery
+from rayhook.inference.dicom_table import add_source
 from rayhook.inference.dicomweb import RetrievalLimits, retrieve_study
 from rayhook.inference.endpoint import image_endpoint, readable_endpoints
+from rayhook.inference.identity import identifier_values
 from rayhook.inference.job_table import Authorization, ClaimedJob, JobRow, JobState
 from rayhook.inference.read_ahead import read_ahead
 from rayhook.inference.report import build_resources
@@ -124,15 +127,18 @@ class Pipeline:
         claimed = ClaimedJob(stored.job_id, 0, 0, stored.reference, authorization, request_id.get())
         attempt = _Attempt(claimed, self._living(authorization))
         try:
-            delivery = deliver(
-                self.transport,
-                self._find_ehr(stored.ehr_id),
-                stored.reference,
-                attempt.authorization,
-                result=stored.result,
-                resources=stored.resources,
-            )
-            self._record_delivery(attempt, result_id, delivery)
+            ehr = self._find_ehr(stored.ehr_id)
+            if stored.delivery is not DeliveryState.DELIVERED:
+                delivery = deliver(
+                    self.transport,
+                    ehr,
+                    stored.reference,
+                    attempt.authorization,
+                    result=stored.result,
+                    resources=stored.resources,
+                )
+                self._record_delivery(attempt, result_id, delivery)
+            self._objects().deliver_again(ehr, stored, attempt.authorization)
         except RayhookError as error:
             log.warning("late_delivery_failed", code=error.code)
 
@@ -148,7 +154,7 @@ class Pipeline:
                 )
             manifest = self.analyser.manifest_of(result.model)
             resources = build_resources(reference, result, manifest, organization=self.organization)
-            result_id = self._store(attempt, result, resources)
+            result_id = self._store(attempt, ehr, result, resources)
         except RayhookError as error:
             self._end_without_result(attempt, error)
             return
@@ -158,6 +164,19 @@ class Pipeline:
             self.transport, ehr, reference, attempt.authorization, result=result, resources=resources
         )
         self._record_delivery(attempt, result_id, delivery)
+        self._objects().deliver(ehr, reference, result_id, result, attempt.authorization)
+
+    def _objects(self) -> ObjectDelivery:
+        return ObjectDelivery(
+            transport=self.transport,
+            sessions=self.sessions,
+            keyring=self.keyring,
+            audit=self.audit,
+            analyser=self.analyser,
+            organization=self.organization,
+            agent=AGENT,
+            clock=self.clock,
+        )
 
     def _claim(self, job_id: str) -> ClaimedJob | None:
         """Take the job; one that has used up its attempts is audited as it dies."""
@@ -198,7 +217,7 @@ class Pipeline:
         client = self._client(attempt, ehr)
         patient = client.read("Patient", reference.patient_id, deadline_s=_READ_DEADLINE_S)
         self._keep(attempt, _entry(attempt, AuditKind.FHIR_RESOURCE_READ))
-        return _identifier_values(patient)
+        return identifier_values(patient)
 
     def _locate_images(self, attempt: _Attempt, ehr: EHR) -> None:
         """Read the Endpoints that the hook had no time to read.
@@ -273,7 +292,7 @@ class Pipeline:
             raise ServiceUnavailable("the job has gone to another worker", code="lease_lost")
 
     def _store(
-        self, attempt: _Attempt, result: StudyResult, resources: Sequence[dict[str, Any]]
+        self, attempt: _Attempt, ehr: EHR, result: StudyResult, resources: Sequence[dict[str, Any]]
     ) -> str | None:
         """End the job with its result, which erases the token; None where the job has gone to another."""
         with self.sessions() as session:
@@ -281,6 +300,8 @@ class Pipeline:
                 session, self.keyring, attempt.claimed, result, resources, clock=self.clock
             )
             if result_id is not None:
+                if ehr.dicom_results and result.source_header:
+                    add_source(session, self.keyring, result_id, result.source_header)
                 self.audit.record(session, _result_entry(attempt, result))
             session.commit()
         log.info(
@@ -383,9 +404,3 @@ def _delivery_entry(attempt: _Attempt, delivery: Delivery) -> AuditEntry:
     return _entry(
         attempt, AuditKind.FHIR_RESULT_WRITE_REFUSED, outcome, detail={"code": delivery.detail or ""}
     )
-
-
-def _identifier_values(patient: Mapping[str, Any]) -> frozenset[str]:
-    identifiers = patient.get("identifier", [])
-    values = (item.get("value") for item in identifiers if isinstance(item, dict))
-    return frozenset(value.strip() for value in values if isinstance(value, str) and value.strip())

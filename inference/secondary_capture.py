@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from rayhook.inference.dicom_identity import ObjectKind, ResultSource, settle, tell_body_part
+from rayhook.inference.dicom_identity import ResultSource, settle, tell_body_part
+from rayhook.inference.dicom_uid import ObjectKind
 from rayhook.inference.statement import is_experimental, probability_text
 from rayhook.inference.study import KeyImage
 

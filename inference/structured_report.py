@@ -37,12 +37,12 @@ from pydicom.sr.coding import Code
 from rayhook.fhir.errors import Unprocessable
 from rayhook.inference.dicom_identity import (
     MANUFACTURER,
-    ObjectKind,
     ResultSource,
     name_source_class,
     plain,
     settle,
 )
+from rayhook.inference.dicom_uid import ObjectKind, observation_uid
 from rayhook.inference.registry import Label
 from rayhook.inference.report_text import conclusion
 from rayhook.inference.statement import cautions
@@ -118,11 +118,6 @@ def procedure(source: ResultSource) -> CodedConcept:
     return CodedConcept.from_code(code)
 
 
-def observation_uid(source: ResultSource, code: str) -> str:
-    """Return the UID under which a finding of the study is tracked and observed in the report."""
-    return source.uid(ObjectKind.SR, f"finding.{code}")
-
-
 def _library_image(header: Dataset) -> Dataset:
     """Return the image as the library describes it; one that does not say where it lies only by its size."""
     image = plain(header)
@@ -189,7 +184,9 @@ def _groups(
 
 def _finding_group(source: ResultSource, finding: Finding) -> MeasurementsAndQualitativeEvaluations:
     return MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(observation_uid(source, finding.code), finding.display[:64]),
+        tracking_identifier=TrackingIdentifier(
+            observation_uid(source.result, finding.code), finding.display[:64]
+        ),
         finding_type=_concept(finding.system, finding.code, finding.display),
         algorithm_id=_algorithm(source),
         finding_sites=_sites(finding.body_site_code, finding.body_site_display),
@@ -207,7 +204,9 @@ def _finding_group(source: ResultSource, finding: Finding) -> MeasurementsAndQua
 def _unanswered_group(source: ResultSource, label: Label) -> MeasurementsAndQualitativeEvaluations:
     asked = label.finding
     return MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(observation_uid(source, asked.code), asked.display[:64]),
+        tracking_identifier=TrackingIdentifier(
+            observation_uid(source.result, asked.code), asked.display[:64]
+        ),
         finding_type=_concept(asked.system, asked.code, asked.display),
         algorithm_id=_algorithm(source),
         finding_sites=_sites(label.body_site.code, label.body_site.display),

@@ -5,10 +5,11 @@ files only: never put a patient's data into it.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from joserfc.jwk import KeySet
@@ -19,17 +20,19 @@ from rayhook.deploy.demo.ehr_authorization import (
     CLIENT_ID,
     LOGIN_SCOPES,
     READ_SCOPES,
+    SYSTEM_SCOPES,
     AuthorizationRequest,
     AuthorizationServer,
-    OAuthError,
 )
 from rayhook.deploy.demo.ehr_cds_client import CDSClient
+from rayhook.deploy.demo.ehr_chart import patient_rows
 from rayhook.deploy.demo.ehr_faults import EHRFaults
 from rayhook.deploy.demo.ehr_fhir import FHIREndpoint
 from rayhook.deploy.demo.ehr_keys import load_or_create_key
 from rayhook.deploy.demo.ehr_page import ChartPages, Pages
 from rayhook.deploy.demo.ehr_seed import seed_resources
 from rayhook.deploy.demo.ehr_store import ResourceStore
+from rayhook.deploy.demo.ehr_tokens import OAuthError
 from rayhook.fhir.errors import RayhookError
 from rayhook.fhir.transport import Transport, origin_of
 
@@ -93,6 +96,7 @@ name = "Demo EHR (phantoms and test files)"
 fhir_base_urls = [{json.dumps(f"{ehr_base_url}/fhir")}]
 dicomweb_origins = [{json.dumps(origin_of(pacs_base_url))}]
 frame_ancestors = [{json.dumps(origin_of(ehr_base_url))}]
+dicom_results = ["sr", "parametric_map", "secondary_capture"]
 
 [ehr.cds_client]
 issuer = {json.dumps(ehr_base_url)}
@@ -102,6 +106,9 @@ jwks_url = {json.dumps(_cds_jwks_url(ehr_base_url))}
 client_id = {json.dumps(CLIENT_ID)}
 scopes = {json.dumps([*LOGIN_SCOPES, *READ_SCOPES])}
 introspection = true
+
+[ehr.backend]
+scopes = {json.dumps(SYSTEM_SCOPES)}
 """
 
 
@@ -125,7 +132,7 @@ def _assemble(demo: DemoEHR, pages: Pages) -> FastAPI:
     app = FastAPI(title="Rayhook demo EHR", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.demo = demo
     app.state.accepts_token = demo.authorization.is_active
-    app.include_router(_authorization_router(demo))
+    app.include_router(_authorization_router(demo, pages))
     app.include_router(FHIREndpoint(demo.store, demo.authorization, demo.faults).router())
     app.include_router(ChartPages(demo.store, demo.client, demo.authorization, pages).router())
 
@@ -145,7 +152,7 @@ def _assemble(demo: DemoEHR, pages: Pages) -> FastAPI:
 _NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 
-def _authorization_router(demo: DemoEHR) -> APIRouter:
+def _authorization_router(demo: DemoEHR, pages: Pages) -> APIRouter:
     router = APIRouter(include_in_schema=False)
     server = demo.authorization
 
@@ -159,9 +166,17 @@ def _authorization_router(demo: DemoEHR) -> APIRouter:
 
     @router.get("/auth/authorize")
     def authorize(request: Request) -> Response:
-        fields = {name: request.query_params.get(name, "") for name in _AUTHORIZE_PARAMETERS}
-        asked = AuthorizationRequest(**fields, nonce=request.query_params.get("nonce"))
-        return RedirectResponse(server.authorize(asked), status_code=303)
+        return _authorized(demo, pages, request.query_params)
+
+    @router.post("/auth/authorize")
+    def authorize_by_form(form: Annotated[dict[str, str], Depends(_form_fields)]) -> Response:
+        """Spec: SMART App Launch 2.2, capability authorize-post."""
+        return _authorized(demo, pages, form)
+
+    @router.get("/auth/style.json")
+    def style() -> dict[str, str]:
+        """Spec: SMART App Launch 2.2, smart_style_url."""
+        return dict(_STYLE)
 
     @router.post("/auth/token")
     def token(form: Annotated[dict[str, str], Depends(_form_fields)]) -> Response:
@@ -179,6 +194,45 @@ def _authorization_router(demo: DemoEHR) -> APIRouter:
     return router
 
 
+def _authorized(demo: DemoEHR, pages: Pages, parameters: Mapping[str, str]) -> Response:
+    """Send the browser back to the app, after a patient was chosen where the launch brought none."""
+    fields = {name: parameters.get(name, "") for name in _AUTHORIZE_PARAMETERS}
+    optional = {name: parameters.get(name) for name in ("nonce", "chosen_patient", "chosen_study")}
+    asked = AuthorizationRequest(**fields, **optional)
+    if asked.needs_choice:
+        demo.authorization.require_registered(asked)
+        return pages.render("choose.html", choices=_choices(demo, asked, parameters))
+    return RedirectResponse(demo.authorization.authorize(asked), status_code=303)
+
+
+def _choices(
+    demo: DemoEHR, asked: AuthorizationRequest, parameters: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Return what can be chosen in a standalone launch, each with the address that goes on with it."""
+    choices = []
+    for row in patient_rows(demo.store):
+        chosen = {**parameters, "chosen_patient": row.id}
+        choices.append((row.name, f"/auth/authorize?{urlencode(chosen)}"))
+        studies = demo.store.search("ImagingStudy", [("patient", row.id)]) if asked.asks_for_study else ()
+        for study in studies:
+            address = f"/auth/authorize?{urlencode({**chosen, 'chosen_study': study['id']})}"
+            choices.append((f"{row.name}: {study.get('description', 'imaging study')}", address))
+    return choices
+
+
+_STYLE = {
+    "color_background": "#ffffff",
+    "color_error": "#9e2d2d",
+    "color_highlight": "#0f6d8c",
+    "color_modal_backdrop": "#00000080",
+    "color_success": "#2d6a4f",
+    "color_text": "#1b2733",
+    "dim_border_radius": "6px",
+    "dim_font_size": "16px",
+    "dim_spacing_size": "16px",
+    "font_family_body": "system-ui, sans-serif",
+    "font_family_heading": "system-ui, sans-serif",
+}
 _AUTHORIZE_PARAMETERS = (
     "response_type",
     "client_id",

@@ -1,0 +1,201 @@
+"""What became of a result's DICOM objects, and the image's header that they are made from: sealed rows."""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+from sqlalchemy import Column, LargeBinary, UniqueConstraint
+from sqlmodel import Field, Session, SQLModel, col, select
+
+from rayhook.auth.keys import Keyring
+from rayhook.inference.results import AnalysisResult, index, seal, unseal
+
+MAX_ATTEMPTS = 8
+
+_UNDER_WAY_S = 120.0
+
+
+class StoreState(StrEnum):
+    """`failed` may be tried again; `refused`: the PACS will not have it."""
+
+    FAILED = "failed"
+    PENDING = "pending"
+    REFUSED = "refused"
+    STORED = "stored"
+
+
+class DICOMSource(SQLModel, table=True):
+    """The header of the image that a result speaks of, sealed."""
+
+    __tablename__ = "dicom_source"
+
+    result_id: str = Field(primary_key=True, foreign_key="analysis_result.id", max_length=32)
+    header: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class DICOMResult(SQLModel, table=True):
+    """One object. Its UIDs and where it went are sealed, and found by blind index."""
+
+    __tablename__ = "dicom_result"
+    __table_args__ = (UniqueConstraint("result_id", "instance_index"),)
+
+    id: str = Field(primary_key=True, max_length=32)
+    result_id: str = Field(foreign_key="analysis_result.id", index=True, max_length=32)
+    kind: str = Field(max_length=32)
+    instance_index: str = Field(max_length=64, index=True)
+    content: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    state: str = Field(max_length=16)
+    failure: str | None = Field(default=None, max_length=64)
+    attempts: int = 0
+    created_at: float
+    updated_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectNames:
+    """What names one object at the PACS. `url` is the DICOMweb base that it is stored at."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    url: str
+
+    @property
+    def wado_url(self) -> str:
+        """Spec: DICOM PS3.18 10.4.1.1.3 (instance)."""
+        return (
+            f"{self.url}/studies/{self.study_instance_uid}"
+            f"/series/{self.series_instance_uid}/instances/{self.sop_instance_uid}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """A row, opened."""
+
+    id: str
+    kind: str
+    names: ObjectNames
+    state: StoreState
+    failure: str | None
+    attempts: int
+    updated_at: float
+
+
+def add_source(session: Session, keyring: Keyring, result_id: str, header: bytes) -> None:
+    """Keep the header beside its result."""
+    sealed = seal(keyring, DICOMSource, "header", result_id, header)
+    session.add(DICOMSource(result_id=result_id, header=sealed))
+    session.flush()
+
+
+def load_source(session: Session, keyring: Keyring, result_id: str) -> bytes | None:
+    row = session.get(DICOMSource, result_id)
+    return None if row is None else unseal(keyring, DICOMSource, "header", result_id, row.header)
+
+
+def begin(
+    session: Session,
+    keyring: Keyring,
+    result_id: str,
+    objects: Iterable[tuple[str, ObjectNames]],
+    *,
+    ehr_id: str,
+    clock: Callable[[], float] = time.time,
+) -> dict[str, str]:
+    """Count one more attempt for each object that the PACS lacks; return their rows' ids by SOP Instance UID.
+
+    objects: (kind, names).  One that another result of the same images brought there needs no storing again.
+    """
+    now = clock()
+    begun = {}
+    for kind, names in objects:
+        key = index(keyring, "dicom_instance", ehr_id, f"{names.url} {names.sop_instance_uid}")
+        rows = session.exec(select(DICOMResult).where(DICOMResult.instance_index == key)).all()
+        row = next((one for one in rows if one.result_id == result_id), None)
+        if row is None:
+            id_ = uuid.uuid4().hex
+            content = seal(keyring, DICOMResult, "content", id_, msgspec.json.encode(names))
+            row = DICOMResult(
+                id=id_,
+                result_id=result_id,
+                kind=kind,
+                instance_index=key,
+                content=content,
+                state=StoreState.PENDING.value,
+                created_at=now,
+                updated_at=now,
+            )
+        if any(one.state == StoreState.STORED for one in rows):
+            row.state, row.failure = StoreState.STORED.value, None
+        if row.state not in (StoreState.STORED, StoreState.REFUSED):
+            row.state, row.attempts, row.updated_at = StoreState.PENDING.value, row.attempts + 1, now
+            begun[names.sop_instance_uid] = row.id
+        session.add(row)
+        session.flush()
+    return begun
+
+
+def end(
+    session: Session,
+    row_id: str,
+    state: StoreState,
+    failure: str | None,
+    *,
+    clock: Callable[[], float] = time.time,
+) -> None:
+    """Note what became of an object."""
+    row = session.get(DICOMResult, row_id, populate_existing=True)
+    if row is None or row.state == StoreState.STORED:
+        return
+    row.state, row.failure, row.updated_at = state.value, failure and failure[:64], clock()
+    session.add(row)
+    session.flush()
+
+
+def load_objects(session: Session, keyring: Keyring, result_id: str) -> list[StoredObject]:
+    """Return the objects of a result in the order in which they were made."""
+    query = (
+        select(DICOMResult)
+        .where(DICOMResult.result_id == result_id)
+        .order_by(col(DICOMResult.created_at), col(DICOMResult.kind))
+    )
+    return [
+        StoredObject(
+            id=row.id,
+            kind=row.kind,
+            names=msgspec.json.decode(
+                unseal(keyring, DICOMResult, "content", row.id, row.content), type=ObjectNames
+            ),
+            state=StoreState(row.state),
+            failure=row.failure,
+            attempts=row.attempts,
+            updated_at=row.updated_at,
+        )
+        for row in session.exec(query)
+    ]
+
+
+def awaits_objects(session: Session, result_id: str, *, now: float) -> bool:
+    """Return whether the PACS lacks an object that another try could bring there.
+
+    A result with a header kept and no object yet was cut off with its process.
+    """
+    rows = session.exec(select(DICOMResult).where(DICOMResult.result_id == result_id)).all()
+    if not rows:
+        source = session.get(DICOMSource, result_id)
+        result = session.get(AnalysisResult, result_id)
+        return source is not None and result is not None and now - result.created_at > _UNDER_WAY_S
+    return any(_awaits(row, now) for row in rows)
+
+
+def _awaits(row: DICOMResult, now: float) -> bool:
+    if row.attempts >= MAX_ATTEMPTS:
+        return False
+    if row.state == StoreState.PENDING:
+        return now - row.updated_at > _UNDER_WAY_S
+    return row.state == StoreState.FAILED
