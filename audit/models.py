@@ -1,6 +1,6 @@
-"""The two tables of the audit: rows are added, never changed."""
+"""The tables of the audit: rows are added, never changed; events go only where a signed tombstone stays."""
 
-from sqlalchemy import BigInteger, Column, LargeBinary, Text
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, Text
 from sqlmodel import Field, SQLModel
 
 
@@ -14,23 +14,41 @@ class AuditEventRow(SQLModel, table=True):
     """
 
     __tablename__ = "audit_event"
+    __table_args__ = (
+        Index("ix_audit_event_agent_seq", "agent_index", "seq"),
+        Index("ix_audit_event_client_seq", "client_id", "seq"),
+        Index("ix_audit_event_kind_seq", "kind", "seq"),
+        Index("ix_audit_event_outcome_seq", "outcome", "seq"),
+        Index("ix_audit_event_patient_seq", "patient_index", "seq"),
+    )
 
     seq: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
     recorded_at: str = Field(max_length=27, index=True)
-    kind: str = Field(max_length=64, index=True)
+    kind: str = Field(max_length=64)
     outcome: int
     ehr_id: str | None = Field(default=None, max_length=128)
     request_id: str = Field(max_length=64, index=True)
+    client_id: str | None = Field(default=None, max_length=255)
     agent_sealed: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
-    agent_index: str | None = Field(default=None, max_length=64, index=True)
+    agent_index: str | None = Field(default=None, max_length=64)
     patient_sealed: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
-    patient_index: str | None = Field(default=None, max_length=64, index=True)
+    patient_index: str | None = Field(default=None, max_length=64)
     entities_sealed: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
     entity_index: str | None = Field(default=None, sa_column=Column(Text))
     detail_sealed: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
+    context_sealed: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
     previous_hash: str = Field(max_length=64)
     hash: str = Field(max_length=64)
     mac: str = Field(max_length=64)
+
+
+class AuditEntityRow(SQLModel, table=True):
+    """Where an entity is spoken of: what `entity_index` says, the other way round."""
+
+    __tablename__ = "audit_entity"
+
+    entity_index: str = Field(primary_key=True, max_length=64)
+    seq: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
 
 
 class AuditCheckpointRow(SQLModel, table=True):
@@ -51,5 +69,80 @@ class AuditCheckpointRow(SQLModel, table=True):
     signature: str = Field(max_length=128)
 
 
+class AuditKeyRow(SQLModel, table=True):
+    """A hand-over of the signing key, signed by the old key and by the new one; the keys in hexadecimal."""
+
+    __tablename__ = "audit_key"
+
+    id: int | None = Field(default=None, primary_key=True)
+    size: int = Field(sa_column=Column(BigInteger, nullable=False))
+    old_key: str = Field(max_length=64)
+    new_key: str = Field(max_length=64)
+    signed_at: str = Field(max_length=27)
+    old_signature: str = Field(max_length=128)
+    new_signature: str = Field(max_length=128)
+
+
+class AuditTombstoneRow(SQLModel, table=True):
+    """What stays of a purged event: its leaf of the tree, and the purge that took it."""
+
+    __tablename__ = "audit_tombstone"
+
+    seq: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    hash: str = Field(max_length=64)
+    purge_id: int = Field(index=True)
+
+
+class AuditPurgeRow(SQLModel, table=True):
+    """A signed statement of what one purge took: `count` events, their numbers and leaves under `root`."""
+
+    __tablename__ = "audit_purge"
+
+    id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    log_size: int = Field(sa_column=Column(BigInteger, nullable=False))
+    count: int = Field(sa_column=Column(BigInteger, nullable=False))
+    first_seq: int = Field(sa_column=Column(BigInteger, nullable=False))
+    last_seq: int = Field(sa_column=Column(BigInteger, nullable=False))
+    root: str = Field(max_length=64)
+    policy: str = Field(sa_column=Column(Text, nullable=False))
+    signed_at: str = Field(max_length=27)
+    signature: str = Field(max_length=128)
+
+
+class AuditHoldRow(SQLModel, table=True):
+    """A legal hold: what it names is not purged while `released_at` is empty."""
+
+    __tablename__ = "audit_hold"
+
+    id: str = Field(primary_key=True, max_length=32)
+    ehr_id: str | None = Field(default=None, max_length=128)
+    patient_index: str | None = Field(default=None, max_length=64)
+    agent_index: str | None = Field(default=None, max_length=64)
+    first_seq: int | None = Field(default=None, sa_column=Column(BigInteger))
+    last_seq: int | None = Field(default=None, sa_column=Column(BigInteger))
+    subject_sealed: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    reason_sealed: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    placed_at: str = Field(max_length=27)
+    released_at: str | None = Field(default=None, max_length=27)
+
+
+class AuditDeliveryRow(SQLModel, table=True):
+    """How far the log has been handed to one receiver outside."""
+
+    __tablename__ = "audit_delivery"
+
+    target: str = Field(primary_key=True, max_length=64)
+    position: int = Field(sa_column=Column(BigInteger, nullable=False))
+    failures: int
+    error: str | None = Field(default=None, max_length=64)
+    changed_at: str = Field(max_length=27)
+
+
 AUDIT_EVENT = SQLModel.metadata.tables[AuditEventRow.__tablename__]
+AUDIT_ENTITY = SQLModel.metadata.tables[AuditEntityRow.__tablename__]
 AUDIT_CHECKPOINT = SQLModel.metadata.tables[AuditCheckpointRow.__tablename__]
+AUDIT_KEY = SQLModel.metadata.tables[AuditKeyRow.__tablename__]
+AUDIT_TOMBSTONE = SQLModel.metadata.tables[AuditTombstoneRow.__tablename__]
+AUDIT_PURGE = SQLModel.metadata.tables[AuditPurgeRow.__tablename__]
+AUDIT_HOLD = SQLModel.metadata.tables[AuditHoldRow.__tablename__]
+AUDIT_DELIVERY = SQLModel.metadata.tables[AuditDeliveryRow.__tablename__]

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,15 +11,19 @@ from typing import Any
 
 import structlog
 from sqlalchemy import event, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import SessionTransaction
 from sqlmodel import Session
 
-from rayhook.audit.chain import CHECKPOINT_EVERY, GENESIS, event_hash, event_mac, stored_leaf
+from rayhook.audit.chain import CHECKPOINT_EVERY
 from rayhook.audit.checkpoint import Anchor, Checkpoint, SealedTree, TreeHead, latest_tree
+from rayhook.audit.context import request_source
 from rayhook.audit.events import AuditKind, Outcome
+from rayhook.audit.handover import HandOver, key_name, stored_hand_overs, trusted_keys
+from rayhook.audit.leaf import GENESIS, event_hash, event_mac, stored_leaf
 from rayhook.audit.merkle import Frontier
-from rayhook.audit.models import AUDIT_EVENT
+from rayhook.audit.models import AUDIT_ENTITY, AUDIT_EVENT, AUDIT_TOMBSTONE
 from rayhook.auth.keys import Keyring
 from rayhook.fhir.correlation import request_id
 from rayhook.fhir.errors import AuditUnavailable, ServiceUnavailable
@@ -34,7 +38,10 @@ class AuditEntry:
 
     `agent` is who acted (fhirUser, CDS client issuer, "rayhook"); `entities` are what was touched, each
     "Type/id" or "urn:oid:<study uid>". `detail` says more in words and codes, never a token, name or result.
-    `request_id` is that of the request at hand unless given.
+    `request_id` and the network addresses are those of the request at hand unless given.
+    `client_id` is the software that asked (OAuth client, CDS client issuer); `jti` its token's id, never the
+    token; `query` a search as it was asked, path and parameters; `purpose` a code of v3-ActReason;
+    `peer` the other server where we are the client, its origin or name.
     """
 
     kind: AuditKind
@@ -45,6 +52,21 @@ class AuditEntry:
     entities: tuple[str, ...] = ()
     detail: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     request_id: str | None = None
+    client_id: str | None = None
+    jti: str | None = None
+    query: str | None = None
+    purpose: str | None = None
+    peer: str | None = None
+    client_address: str | None = None
+    server_address: str | None = None
+
+    def context(self) -> dict[str, str]:
+        """Return what is kept beside the detail, without what is not known."""
+        named = {name: getattr(self, name) for name in CONTEXT}
+        return {name: value for name, value in named.items() if value}
+
+
+CONTEXT = ("jti", "query", "purpose", "peer", "client_address", "server_address")
 
 
 @dataclass(slots=True)
@@ -81,8 +103,16 @@ class AuditLog:
 
         The commit raises AuditUnavailable, and nothing of the transaction stays, where the log cannot be written.
         """
+        source = request_source.get()
         staged = self._staged(session)
-        staged.entries.append(replace(entry, request_id=entry.request_id or request_id.get()))
+        staged.entries.append(
+            replace(
+                entry,
+                request_id=entry.request_id or request_id.get(),
+                client_address=entry.client_address or source.client_address,
+                server_address=entry.server_address or source.server_address,
+            )
+        )
 
     def checkpoint(self, session: Session, anchor: Path | None = None) -> None:
         """Sign the log as it is when `session` commits, and append the statement to the anchor file.
@@ -141,8 +171,22 @@ class AuditLog:
             last_hash = rows[-1]["hash"]
         if rows:
             session.execute(insert(AUDIT_EVENT), rows)
+            self._index_entities(session, rows)
         if staged.wants_checkpoint or any(row["seq"] % CHECKPOINT_EVERY == 0 for row in rows):
             staged.to_anchor = self._seal_tree(session, seq, last_hash)
+
+    @staticmethod
+    def _index_entities(session: Session, rows: list[dict[str, Any]]) -> None:
+        named = [
+            {"entity_index": index, "seq": row["seq"]}
+            for row in rows
+            for index in dict.fromkeys((row["entity_index"] or "").split())
+        ]
+        if named:
+            # What a tampered log has left there must not stop the service from going on recording.
+            is_postgresql = session.get_bind().dialect.name == "postgresql"
+            statement = (postgresql.insert if is_postgresql else sqlite.insert)(AUDIT_ENTITY)
+            session.execute(statement.on_conflict_do_nothing(), named)
 
     def _row(self, seq: int, previous_hash: str, entry: AuditEntry) -> dict[str, Any]:
         row: dict[str, Any] = {
@@ -152,6 +196,7 @@ class AuditLog:
             "outcome": entry.outcome.value,
             "ehr_id": entry.ehr_id,
             "request_id": entry.request_id or "",
+            "client_id": entry.client_id,
             "agent_sealed": self._sealed(entry.agent, "agent_sealed", seq),
             "agent_index": self._index(entry.agent, "agent", entry.ehr_id),
             "patient_sealed": self._sealed(entry.patient_id, "patient_sealed", seq),
@@ -159,6 +204,7 @@ class AuditLog:
             "entities_sealed": self._sealed(_json(entry.entities), "entities_sealed", seq),
             "entity_index": self._entity_index(entry),
             "detail_sealed": self._sealed(_json(entry.detail), "detail_sealed", seq),
+            "context_sealed": self._sealed(_json(entry.context()), "context_sealed", seq),
             "previous_hash": previous_hash,
         }
         row["hash"] = event_hash(row)
@@ -183,23 +229,27 @@ class AuditLog:
         )
         return " ".join(indexes) or None
 
-    def _seal_tree(self, session: Session, size: int, head: str) -> Checkpoint:
-        """Sign the tree of all events, grown from the last checkpoint where that one holds."""
-        base = self._sound_base(session)
+    def _seal_tree(self, session: Session, size: int, head: str) -> Checkpoint | None:
+        """Sign the tree of all events, grown from the last checkpoint where that one holds.
+
+        A key that has handed over signs nothing more: the process that still has it needs a restart.
+        """
+        hand_overs = stored_hand_overs(session)
+        if hand_overs and hand_overs[-1].old_key == key_name(self._keyring.audit_public_key):
+            _log.error("audit_key_superseded", size=size)
+            return None
+        base = self._sound_base(session, hand_overs)
         if base is not None and base.checkpoint.tree_head.size == size:
             return base.checkpoint
         frontier = Frontier() if base is None else base.frontier
-        query = (
-            select(AUDIT_EVENT.c.hash).where(AUDIT_EVENT.c.seq > frontier.size).order_by(AUDIT_EVENT.c.seq)
-        )
-        frontier = frontier.grown(map(stored_leaf, session.execute(query).scalars()))
+        frontier = frontier.grown(map(stored_leaf, _hashes_after(session, frontier.size)))
         tree_head = TreeHead(size=size, root=frontier.root().hex(), head=head, signed_at=self._now())
         signature = self._keyring.audit_signing_key.sign(tree_head.statement()).hex()
         tree = SealedTree(Checkpoint(tree_head, signature), frontier)
         tree.store(session)
         return tree.checkpoint
 
-    def _sound_base(self, session: Session) -> SealedTree | None:
+    def _sound_base(self, session: Session, hand_overs: list[HandOver]) -> SealedTree | None:
         """Return the last checkpoint; None where there is none, or where it does not fit the log.
 
         One that does not fit is evidence, and stays: a new statement over the whole log is made beside it, and
@@ -211,7 +261,8 @@ class AuditLog:
         tree_head = tree.checkpoint.tree_head
         query = select(AUDIT_EVENT.c.hash).where(AUDIT_EVENT.c.seq == tree_head.size)
         is_head = tree_head.size == 0 or session.execute(query).scalar() == tree_head.head
-        if is_head and tree.is_sound(self._keyring.audit_public_key):
+        keys = trusted_keys(self._keyring.audit_public_key, hand_overs)
+        if is_head and keys.verifies(tree_head.size, tree.is_sound):
             return tree
         _log.error("audit_checkpoint_inconsistent", size=tree_head.size)
         return None
@@ -238,3 +289,10 @@ def _head(session: Session) -> tuple[int, str]:
     query = select(AUDIT_EVENT.c.seq, AUDIT_EVENT.c.hash).order_by(AUDIT_EVENT.c.seq.desc()).limit(1)
     row = session.execute(query).first()
     return (0, GENESIS) if row is None else (row.seq, row.hash)
+
+
+def _hashes_after(session: Session, size: int) -> Iterable[str]:
+    """Return the leaves after the first `size`, those of purged events among them."""
+    events = select(AUDIT_EVENT.c.seq, AUDIT_EVENT.c.hash).where(AUDIT_EVENT.c.seq > size)
+    tombstones = select(AUDIT_TOMBSTONE.c.seq, AUDIT_TOMBSTONE.c.hash).where(AUDIT_TOMBSTONE.c.seq > size)
+    return (hash_ for _, hash_ in session.execute(events.union(tombstones).order_by("seq")))

@@ -9,9 +9,10 @@ from typing import Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from rayhook.audit.chain import ChainReport, verify
+from rayhook.audit.chain import verify
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.record import AuditEntry, AuditLog
+from rayhook.audit.report import ChainReport
 from rayhook.audit.review import AuditRecord, recent
 from rayhook.auth.keys import Keyring
 from rayhook.deploy.database import Database, create_database

@@ -7,6 +7,7 @@ import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rayhook.audit.context import RequestSource, request_source
 from rayhook.fhir.correlation import accept_request_id, request_id
 
 log = structlog.get_logger(__name__)
@@ -37,6 +38,7 @@ class RequestContext:
             return
         identifier = accept_request_id(_header(scope["headers"], b"x-request-id"))
         token = request_id.set(identifier)
+        source = request_source.set(_source(scope))
         started = time.perf_counter()
         status = 500
 
@@ -60,7 +62,14 @@ class RequestContext:
                 status=status,
                 elapsed_ms=round((time.perf_counter() - started) * 1000, 1),
             )
+            request_source.reset(source)
             request_id.reset(token)
+
+
+def _source(scope: Scope) -> RequestSource:
+    """Spec: ASGI 3.0, `client` and `server` of the HTTP connection scope; either may be absent."""
+    client, server = scope.get("client"), scope.get("server")
+    return RequestSource("" if client is None else str(client[0]), "" if server is None else str(server[0]))
 
 
 def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:

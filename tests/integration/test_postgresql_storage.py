@@ -17,9 +17,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
-from rayhook.audit.chain import ProblemKind, verify
+from rayhook.audit.chain import verify
 from rayhook.audit.events import AuditKind
 from rayhook.audit.record import AuditEntry, AuditLog
+from rayhook.audit.report import ProblemKind
 from rayhook.audit.review import recent
 from rayhook.auth.keys import Keyring
 from rayhook.deploy.database import create_database, migrate

@@ -4,10 +4,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
 
-from rayhook.audit.chain import ChainReport, Problem, ProblemKind, event_hash, verify
+from rayhook.audit.chain import verify
 from rayhook.audit.events import AuditKind
+from rayhook.audit.leaf import event_hash
 from rayhook.audit.models import AUDIT_EVENT
 from rayhook.audit.record import AuditEntry, AuditLog
+from rayhook.audit.report import ChainReport, Problem, ProblemKind
 from rayhook.auth.keys import Keyring
 
 ENTRY = AuditEntry(AuditKind.FHIR_RESOURCE_READ, ehr_id="north", patient_id="1", detail={"a": "b"})
