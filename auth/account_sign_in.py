@@ -14,6 +14,7 @@ from rayhook.auth.accounts import (
     Clock,
     StaffAccount,
     StaffAccountRow,
+    agent_of_account,
     find_row,
     load_account,
     open_column,
@@ -43,6 +44,7 @@ class Attempt:
     """An attempt that is counted: `password_hash` is to be compared whatever `refusal` says, to take equal time."""
 
     account_id: str | None = None
+    agent: str | None = None
     password_hash: str | None = field(default=None, repr=False)
     refusal: SignInRefusal | None = None
     locks_out: bool = False
@@ -100,7 +102,6 @@ def judge_attempt(
     if by_recovery_code and not _use_recovery_code(row, code):
         return SignInRefusal.CODE_WRONG
     row.failed_attempts, row.blocked_until = 0, 0.0
-    row.signed_in_at = clock()
     session.flush()
     return SignedIn(
         load_account(session, keyring, row.id),
@@ -119,16 +120,17 @@ def renew_hash(session: Session, keyring: Keyring, account_id: str, password_has
 
 def _counted(session: Session, keyring: Keyring, row: StaffAccountRow, now: float) -> Attempt:
     hashed = open_column(keyring, row, "password_hash")
+    agent = agent_of_account(open_column(keyring, row, "name") or "")
     refusal = _refusal(row, now)
     if refusal is not None:
-        return Attempt(row.id, hashed, refusal)
+        return Attempt(row.id, agent, hashed, refusal)
     row.failed_attempts += 1
     excess = row.failed_attempts - FREE_ATTEMPTS
     if excess >= 0:
         # Until it is judged: the right password and code lift it again.
         row.blocked_until = now + min(_LONGEST_BLOCK_S, _FIRST_BLOCK_S * 2.0 ** min(excess, 10))
     session.flush()
-    return Attempt(row.id, hashed, locks_out=excess >= 0)
+    return Attempt(row.id, agent, hashed, locks_out=excess >= 0)
 
 
 def _refusal(row: StaffAccountRow, now: float) -> SignInRefusal | None:

@@ -67,6 +67,9 @@ class StaffMember:
 
 def open_account_session(session: Session, account_id: str, *, clock: Clock = time.time) -> str:
     """Return the new session's id, of which only the hash is kept; sessions that ended are erased."""
+    account = session.get(StaffAccountRow, account_id)
+    if account is not None:
+        account.signed_in_at = clock()
     return _add(session, clock(), lambda _: {"account_id": account_id})
 
 

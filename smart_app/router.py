@@ -10,6 +10,7 @@ from rayhook.smart_app.launch import build_launch_router
 from rayhook.smart_app.pages import Pages
 from rayhook.smart_app.results import build_result_router
 from rayhook.smart_app.session_routes import build_session_router
+from rayhook.smart_app.staff_router import build_staff_routers
 
 __all__ = ["SMARTDependencies", "build_router"]
 
@@ -23,4 +24,5 @@ def build_router(deps: SMARTDependencies) -> APIRouter:
     router.include_router(build_language_router(deps, pages))
     router.include_router(build_result_router(deps, pages, gate))
     router.include_router(build_fhir_router(deps, gate))
+    router.include_router(build_staff_routers(deps, pages, gate.of_staff))
     return router

@@ -1,0 +1,45 @@
+"""How often one address may try to sign in, whatever the account.
+
+Spec: NIST SP 800-63B-4 section 3.2.2; OWASP ASVS 5.0.0 V6.3.1; RFC 6585 section 4
+"""
+
+import ipaddress
+import math
+import time
+from typing import Final
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+
+from rayhook.fhir.errors import RateLimited
+from rayhook.fhir.text import translatable
+
+_TRIES: Final = RateLimitItemPerMinute(20, 5, namespace="sign-in")
+_V6_PREFIX: Final = 64  # what one household or hospital desk gets; single addresses in it are free to take
+
+
+class SignInLimit:
+    """Counts in this process; safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+
+    def admit(self, address: str) -> None:
+        """Count one try. Raises RateLimited for one too many."""
+        network = _network(address)
+        if not self._limiter.hit(_TRIES, network):
+            wait_s = self._limiter.get_window_stats(_TRIES, network).reset_time - time.time()
+            raise RateLimited(
+                translatable("too many sign-ins from this address: wait a few minutes"),
+                retry_after_s=max(1, math.ceil(wait_s)),
+            )
+
+
+def _network(address: str) -> str:
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    prefix = _V6_PREFIX if found.version == 6 else found.max_prefixlen  # noqa: PLR2004 - IPv6
+    return str(ipaddress.ip_network((found, prefix), strict=False))

@@ -1,0 +1,26 @@
+"""All pages of the staff that hang on a sign-in here."""
+
+from fastapi import APIRouter
+
+from rayhook.smart_app.dependencies import SMARTDependencies
+from rayhook.smart_app.enrolment import build_enrolment_router
+from rayhook.smart_app.pages import Pages
+from rayhook.smart_app.sign_in import build_sign_in_router
+from rayhook.smart_app.sign_in_confirm import build_confirm_router
+from rayhook.smart_app.sign_in_steps import SignInSteps
+from rayhook.smart_app.staff import build_staff_router
+from rayhook.smart_app.staff_access import StaffGate
+from rayhook.smart_app.staff_accounts import build_account_router
+from rayhook.smart_app.staff_pages import StaffPages
+
+
+def build_staff_routers(deps: SMARTDependencies, pages: Pages, gate: StaffGate) -> APIRouter:
+    own = StaffPages(pages)
+    steps = SignInSteps(deps)
+    router = APIRouter()
+    router.include_router(build_sign_in_router(deps, own, gate, steps))
+    router.include_router(build_confirm_router(deps, own, gate, steps))
+    router.include_router(build_enrolment_router(deps, own, steps))
+    router.include_router(build_staff_router(own, gate))
+    router.include_router(build_account_router(deps, own, gate))
+    return router
