@@ -21,6 +21,7 @@ from babel.dates import format_date, format_datetime
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from babel.numbers import format_decimal
+from babel.units import format_unit
 from starlette.requests import HTTPConnection
 
 from rayhook.fhir.text import Sentence, translatable
@@ -40,6 +41,7 @@ __all__ = [
     "speaking",
     "tell",
     "translatable",
+    "unit_text",
 ]
 
 DOMAIN: Final = "rayhook"
@@ -191,6 +193,11 @@ def day_text(instant: str | None) -> str:
         return format_date(date.fromisoformat(instant[:10]), "medium", locale=locale)
     except ValueError:
         return ""
+
+
+def unit_text(count: int, unit: str) -> str:
+    """Return a count with its unit, as "54 years"; `unit` is one of CLDR's, as `duration-year`."""
+    return format_unit(count, unit, locale=language().locale)
 
 
 def moment_text(instant: datetime) -> str:

@@ -13,13 +13,16 @@ from starlette.responses import HTMLResponse, Response
 
 from rayhook.auth.registry import EHR, EHRRegistry
 from rayhook.fhir.correlation import request_id
-from rayhook.fhir.errors import InvalidRequest, NotFound, RayhookError, Unauthenticated
+from rayhook.fhir.errors import InvalidRequest, NotFound, RayhookError
 from rayhook.inference.statement import INVESTIGATIONAL
+from rayhook.smart_app import i18n, window
+from rayhook.smart_app.problem import problem_of
+from rayhook.smart_app.shell import reader_of
 
 _HERE = Path(__file__).parent
 _MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _CSP = (
-    "default-src 'none'; base-uri 'none'; connect-src 'self'; form-action 'self'; img-src 'self'; "
+    "default-src 'none'; base-uri 'none'; connect-src 'self'; form-action 'self'{form_action}; img-src 'self'; "
     "script-src 'self'; style-src 'self'; frame-ancestors {ancestors}"
 )
 
@@ -34,30 +37,55 @@ class Pages:
         self._environment = Environment(
             loader=FileSystemLoader(_HERE / "templates"),
             autoescape=select_autoescape(),
+            extensions=["jinja2.ext.i18n"],
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        self._environment.policies["ext.i18n.trimmed"] = True
+        translations: Any = self._environment  # the extension adds its methods at run time
+        translations.install_gettext_callables(i18n.gettext, i18n.ngettext)
+        self._environment.globals["language"] = i18n.language
+        self._environment.globals["languages"] = i18n.LANGUAGES
         self._environment.globals["investigational"] = INVESTIGATIONAL
+        self._environment.globals |= {
+            "has_style": window.has_style,
+            "href": window.href,
+            "reader_of_page": lambda: reader_of(window.session_of_page()),
+            "window_mark": window.window_mark,
+        }
         self._static = {
             path.name: path.read_bytes()
             for path in (_HERE / "static").iterdir()
             if path.suffix in _MEDIA_TYPES
         }
 
-    def render(self, template: str, *, ehr: EHR | None, status: int = 200, **values: object) -> Response:
-        """Return a page that may be framed by `ehr`, or by every registered EHR where none is known yet."""
+    def render(
+        self,
+        template: str,
+        *,
+        ehr: EHR | None,
+        status: int = 200,
+        form_origin: str | None = None,
+        **values: object,
+    ) -> Response:
+        """Return a page that may be framed by `ehr`, or by every registered EHR where none is known yet.
+
+        form_origin: the one other origin that its form may be sent to.
+        """
         html = self._environment.get_template(template).render(values)
-        return HTMLResponse(html, status_code=status, headers=self.headers(ehr))
+        return HTMLResponse(html, status_code=status, headers=self.headers(ehr, form_origin=form_origin))
 
     def problem(self, error: RayhookError) -> Response:
-        if isinstance(error, Unauthenticated):
-            error = Unauthenticated("your Rayhook session has ended, or was never opened")
         return self.render(
-            "problem.html", ehr=None, status=error.status, error=error, request_id=request_id.get()
+            "problem.html",
+            ehr=None,
+            status=error.status,
+            problem=problem_of(error),
+            request_id=request_id.get(),
         )
 
-    def headers(self, ehr: EHR | None) -> dict[str, str]:
+    def headers(self, ehr: EHR | None, *, form_origin: str | None = None) -> dict[str, str]:
         """Return the headers of everything that shows a patient's data.
 
         The referrer stays within our origin: with none at all, browsers send `Origin: null` with our forms.
@@ -66,7 +94,9 @@ class Pages:
         ehrs = self._registry if ehr is None else (ehr,)
         return {
             "Cache-Control": "no-store",
-            "Content-Security-Policy": _CSP.format(ancestors=_ancestors(ehrs)),
+            "Content-Security-Policy": _CSP.format(
+                ancestors=_ancestors(ehrs), form_action="" if form_origin is None else f" {form_origin}"
+            ),
             "Referrer-Policy": "same-origin",
             "X-Content-Type-Options": "nosniff",
         }
@@ -95,13 +125,14 @@ def page_route(pages: Pages) -> type[APIRoute]:
             handle = super().get_route_handler()
 
             async def with_error_pages(request: Request) -> Response:
-                try:
-                    return await handle(request)
-                except RequestValidationError as error:
-                    return pages.problem(_invalid(error))
-                except RayhookError as error:
-                    log.info("page_refused", status=error.status, code=error.code)
-                    return pages.problem(error)
+                with i18n.speaking(i18n.language_of(request)), window.window_of_request():
+                    try:
+                        return await handle(request)
+                    except RequestValidationError as error:
+                        return pages.problem(_invalid(error))
+                    except RayhookError as error:
+                        log.info("page_refused", status=error.status, code=error.code)
+                        return pages.problem(error)
 
             return with_error_pages
 
