@@ -18,6 +18,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
+from rayhook.deploy.account_commands import app as account
 from rayhook.deploy.conformance.command import app as conformance
 from rayhook.deploy.labelled_images import Kind
 from rayhook.fhir.errors import RayhookError
@@ -40,6 +41,7 @@ app = typer.Typer(
 audit = typer.Typer(no_args_is_help=True, help="Verify and read the audit trail.")
 model = typer.Typer(no_args_is_help=True, help="List, verify and prepare the bundled models.")
 registry = typer.Typer(no_args_is_help=True, help="Check the file that registers the EHRs.")
+app.add_typer(account, name="account")
 app.add_typer(audit, name="audit")
 app.add_typer(conformance, name="conformance")
 app.add_typer(model, name="model")

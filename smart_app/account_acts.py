@@ -1,6 +1,7 @@
 """What an administrator does to accounts, each act in one transaction with its audit event."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from sqlmodel import Session
 
@@ -9,7 +10,10 @@ from rayhook.audit.record import AuditEntry, AuditLog
 from rayhook.auth.accounts import (
     Clock,
     StaffAccount,
+    account_name,
     create_account,
+    enrol_at_once,
+    find_account,
     invite,
     list_accounts,
     load_account,
@@ -18,8 +22,19 @@ from rayhook.auth.accounts import (
 )
 from rayhook.auth.database_types import Sessions
 from rayhook.auth.keys import Keyring
+from rayhook.auth.passwords import check_new_password
 from rayhook.auth.roles import Role, written_roles
 from rayhook.auth.staff_sessions import close_sessions_of
+from rayhook.fhir.errors import NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """An account with what its person needs and nobody sees again: the app's secret and the recovery codes."""
+
+    account: StaffAccount
+    secret: str = field(repr=False)
+    recovery_codes: tuple[str, ...] = field(repr=False)
 
 
 class AccountActs:
@@ -52,6 +67,28 @@ class AccountActs:
             )
             session.commit()
         return account, token
+
+    def create_enrolled(self, name: str, roles: Iterable[Role], password: str, *, agent: str) -> Enrolled:
+        """Make an account whose password the caller chose. Raises InvalidRequest for one that may not be chosen."""
+        check_new_password(password, account_name=account_name(name))
+        with self._sessions() as session:
+            account = create_account(session, self._keyring, name, roles, clock=self._clock)
+            secret, codes = enrol_at_once(
+                session, self._keyring, account.id, password=password, clock=self._clock
+            )
+            given = written_roles(account.roles)
+            self._record(session, AuditKind.AUTH_ACCOUNT_CREATED, agent, (account,), roles=given)
+            self._record(session, AuditKind.AUTH_ACCOUNT_ENROLLED, agent, (account,))
+            session.commit()
+        return Enrolled(account, secret, codes)
+
+    def named(self, name: str) -> StaffAccount:
+        """Raise NotFound where no account has the name."""
+        with self._sessions() as session:
+            found = find_account(session, self._keyring, name)
+        if found is None:
+            raise NotFound("there is no account of this name", code="account_unknown")
+        return found
 
     def reset(self, account_id: str, *, agent: str) -> tuple[StaffAccount, str]:
         """End what the account has, its sessions too, and return the token of a new invitation."""

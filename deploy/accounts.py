@@ -1,0 +1,27 @@
+"""The accounts of one installation, opened for a command."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rayhook.auth.keys import Keyring
+from rayhook.deploy.database import migrate
+from rayhook.deploy.maintenance import Installation
+from rayhook.deploy.settings import StorageSettings
+from rayhook.smart_app.account_acts import AccountActs
+
+
+@contextmanager
+def opened_accounts(data_dir: Path | None, *, make: bool = False) -> Iterator[AccountActs]:
+    """Yield the acts; with `make`, an installation that was never started gets its keyring and tables first.
+
+    Raises InvalidRequest where there is no installation.
+    """
+    settings = StorageSettings() if data_dir is None else StorageSettings(data_dir=data_dir)
+    if make:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        Keyring.load_or_create(settings.keyring_path)
+        migrate(settings.resolved_database_url)
+    with Installation.opened(settings) as installation:
+        yield AccountActs(installation.database.sessions, installation.keyring, installation.audit, time.time)
