@@ -5,8 +5,8 @@ Nothing is here without a source that can be looked up; what is this service's o
 
 from dataclasses import dataclass
 
-from rayhook.cds_hooks.anatomy import Region
 from rayhook.fhir.codes import LOINC, SNOMED, Coding
+from rayhook.inference.anatomy import Region
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
-from rayhook.cds_hooks.anatomy import DIAGNOSTIC_SERVICE, Region, modality_of, regions_of
 from rayhook.cds_hooks.models import JSONObject, read
 from rayhook.cds_hooks.trust import check_subject
 from rayhook.fhir.codes import DCM, SNOMED
 from rayhook.fhir.errors import InvalidRequest
 from rayhook.fhir.references import is_fhir_id
+from rayhook.inference.anatomy import DIAGNOSTIC_SERVICE, Region, modality_of, regions_of
 
 _DRAFTS = "context.draftOrders"
 _APPOINTMENTS = "context.appointments"

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from rayhook.cds_hooks.anatomy import Region, regions_of, usual
 from rayhook.cds_hooks.answers import StudyAnswer, Topic
 from rayhook.cds_hooks.guidelines import DUPLICATE_DAYS, Guideline, guideline_for
 from rayhook.cds_hooks.orders import ImagingOrder
 from rayhook.cds_hooks.studies import started_at
 from rayhook.fhir.r4 import ImagingStudySummary
+from rayhook.inference.anatomy import Region, regions_of, usual
 from rayhook.inference.study import Finding
 
 

@@ -4,12 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from rayhook.cds_hooks.anatomy import Region
 from rayhook.cds_hooks.answers import StudyAnswer, Topic, topic_of
 from rayhook.cds_hooks.guidelines import DUPLICATE_DAYS, GUIDELINES, guideline_for
 from rayhook.cds_hooks.orders import ImagingOrder
 from rayhook.cds_hooks.rules import Duplicate, FollowUp, History, Misfit, advice_on, follow_ups
 from rayhook.fhir.r4 import ImagingStudySummary
+from rayhook.inference.anatomy import Region
 from rayhook.inference.registry import load_models
 from rayhook.inference.study import AnalysisStatus, Finding, StudyResult
 

@@ -1,7 +1,7 @@
 import pytest
 
-from rayhook.cds_hooks.anatomy import DIAGNOSTIC_SERVICE, Region, modality_of, regions_of, usual
 from rayhook.fhir.codes import DCM, SNOMED
+from rayhook.inference.anatomy import DIAGNOSTIC_SERVICE, Region, modality_of, regions_of, usual
 
 
 @pytest.mark.parametrize(
