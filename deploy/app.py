@@ -20,6 +20,7 @@ from rayhook.auth.registry import EHRRegistry, load_registry
 from rayhook.auth.tokens import JWKSCache
 from rayhook.cds_hooks.dependencies import CDSDependencies
 from rayhook.cds_hooks.router import build_router as cds_router
+from rayhook.deploy.backend_tokens import backend_tokens
 from rayhook.deploy.database import Database, create_database, migrate
 from rayhook.deploy.health import build_router as health_router
 from rayhook.deploy.middleware import RequestContext
@@ -58,6 +59,7 @@ class Service:
     engines: dict[str, Engine]
     queue: AnalysisQueue
     pipeline: Pipeline
+    viewer_decoder: Decoder
     jwks: JWKSCache
 
     @property
@@ -94,7 +96,7 @@ def create_app(settings: Settings) -> FastAPI:
         with ExitStack() as stack:
             building = build_service(settings, registry, installed=installed, running=running)
             service = await run_in_threadpool(lambda: stack.enter_context(building))
-            _mount(app, service)
+            mount(app, service)
             stack.enter_context(_working(service))
             log.info("service_started", models=len(service.engines), ehrs=len(registry))
             yield
@@ -143,6 +145,7 @@ def build_service(
             stack.callback(engine.close)
             engines[package.manifest.id] = engine
         decoder = stack.enter_context(Decoder(children=settings.decoder_processes))
+        viewer_decoder = stack.enter_context(Decoder(children=settings.viewer_decoder_processes))
         audit = AuditLog(keyring, anchor=settings.anchor_path)
         pipeline = Pipeline(
             sessions=database.sessions,
@@ -152,6 +155,7 @@ def build_service(
             audit=audit,
             analyser=Analyser(running, engines, decoder),
             organization=settings.organization,
+            backend=backend_tokens(transport, keyring, database.sessions, audit),
             lease_s=settings.job_lease_s,
         )
         yield Service(
@@ -165,11 +169,13 @@ def build_service(
             engines=engines,
             queue=AnalysisQueue(database.reading),
             pipeline=pipeline,
+            viewer_decoder=viewer_decoder,
             jwks=jwks,
         )
 
 
-def _mount(app: FastAPI, service: Service) -> None:
+def mount(app: FastAPI, service: Service) -> None:
+    """Add all routes, over the parts of `service`."""
     settings = service.settings
     cds = CDSDependencies(
         registry=service.registry,
@@ -193,6 +199,7 @@ def _mount(app: FastAPI, service: Service) -> None:
         keyring=service.keyring,
         audit=service.audit,
         transport=service.transport,
+        decoder=service.viewer_decoder,
         jwks=service.jwks,
         manifests=service.manifests,
         public_base_url=settings.public_base_url,

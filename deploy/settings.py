@@ -122,6 +122,9 @@ class Settings(StorageSettings, ModelSettings):
     decoder_processes: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="Child processes that decode images."
     )
+    viewer_decoder_processes: Annotated[int, Field(ge=1, le=64)] = Field(
+        2, description="Child processes that decode images for the viewer."
+    )
     engine_threads: Annotated[int, Field(ge=1, le=256)] = Field(
         max(1, (os.cpu_count() or 2) - 1), description="Threads of the inference engine."
     )

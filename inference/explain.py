@@ -53,6 +53,13 @@ def render_overlay_png(pixels: Pixels, heat: Float) -> bytes:
     return _encode(_overlay(pixels, heat))
 
 
+def render_heat_png(heat: Float) -> bytes:
+    """Return the heat alone (rows, columns, 0..1), as a PNG whose transparency follows the heat."""
+    colours = cv2.applyColorMap(np.rint(heat * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    alpha = np.rint(255 * np.sqrt(heat)).astype(np.uint8)
+    return _encode(np.dstack((colours, alpha)))
+
+
 def render_marked_png(
     pixels: Pixels, heat: Float, point: tuple[int, int], *, pixel_spacing_mm: tuple[float, float]
 ) -> bytes:

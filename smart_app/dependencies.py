@@ -11,18 +11,23 @@ from rayhook.auth.keys import Keyring
 from rayhook.auth.registry import EHRRegistry
 from rayhook.auth.tokens import JWKSCache
 from rayhook.fhir.transport import Transport
+from rayhook.inference.decode import Decoder
 from rayhook.inference.registry import Manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SMARTDependencies:
-    """`public_base_url` is the origin that browsers and EHRs know us by, without a trailing slash."""
+    """`public_base_url` is the origin that browsers and EHRs know us by, without a trailing slash.
+
+    decoder: the viewer's own, so that nobody waits for a picture behind an analysis.
+    """
 
     registry: EHRRegistry
     sessions: Sessions
     keyring: Keyring
     audit: AuditLog
     transport: Transport
+    decoder: Decoder
     jwks: JWKSCache
     manifests: tuple[Manifest, ...]
     public_base_url: str

@@ -19,6 +19,7 @@ from rayhook.smart_app.pages import Pages, page_route
 from rayhook.smart_app.patient import EHRReader, KnownStudies, PatientBanner
 from rayhook.smart_app.presentation import present_result
 from rayhook.smart_app.studies import job_view, job_words, list_studies
+from rayhook.smart_app.viewer import ViewerFiles, viewer_view
 
 _PNG = "image/png"
 
@@ -104,7 +105,9 @@ class ResultViews:
         )
 
 
-def build_result_router(deps: SMARTDependencies, pages: Pages, gate: Gate) -> APIRouter:
+def build_result_router(
+    deps: SMARTDependencies, pages: Pages, gate: Gate, viewer_files: ViewerFiles
+) -> APIRouter:
     router = APIRouter(route_class=page_route(pages), include_in_schema=False)
     views = ResultViews(deps, gate)
     looking = Annotated[Viewer, Depends(gate.viewing(Permission.SMART_APP_STUDY_READ))]
@@ -148,6 +151,7 @@ def build_result_router(deps: SMARTDependencies, pages: Pages, gate: Gate) -> AP
             ehr=viewer.ehr,
             patient=views.banner(viewer),
             result=present_result(stored, deps.manifests),
+            viewer=viewer_view(viewer_files, deps.keyring, viewer, stored),
         )
 
     @router.get("/results/{result_id}/image.png")

@@ -26,6 +26,7 @@ from rayhook.deploy.demo.run import serving
 from rayhook.deploy.problems import install_problem_handlers
 from rayhook.fhir.transport import Transport
 from rayhook.inference import jobs
+from rayhook.inference.decode import Decoder
 from rayhook.inference.preprocess import BrainSlice
 from rayhook.inference.registry import (
     Calibration,
@@ -314,6 +315,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             keyring=keyring,
             audit=AuditLog(keyring),
             transport=transport,
+            decoder=stack.enter_context(Decoder()),
             jwks=JWKSCache(transport),
             manifests=(MANIFEST,),
             public_base_url=base_url,
