@@ -1,8 +1,10 @@
 """From a stored result to objects at the PACS and their links at the EHR: after the report, and never before it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from rayhook.audit.record import AuditLog
 from rayhook.auth.database_types import Sessions
@@ -11,12 +13,19 @@ from rayhook.auth.registry import EHR
 from rayhook.fhir.errors import Unprocessable
 from rayhook.fhir.transport import Transport
 from rayhook.inference.analysis import Analyser
-from rayhook.inference.dicom_results import ObjectStore, build_objects
-from rayhook.inference.dicom_table import load_source
+from rayhook.inference.answers import Answers, FindingValue, load_answers
+from rayhook.inference.dicom_results import ObjectStore, build_objects, build_verified
+from rayhook.inference.dicom_table import ObjectNames, StoredObject, StoreState, load_objects, load_source
+from rayhook.inference.dicom_uid import ObjectKind
 from rayhook.inference.dicomweb_store import StoreLimits
 from rayhook.inference.job_table import Authorization
 from rayhook.inference.results import StoredResult
+from rayhook.inference.review_text import person_text
+from rayhook.inference.signature import SignAct, Signature, load_signatures
 from rayhook.inference.study import StudyReference, StudyResult
+
+if TYPE_CHECKING:
+    from rayhook.inference.structured_report import Review
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,3 +89,63 @@ class ObjectDelivery:
         if header is not None:
             result = replace(stored.result, source_header=header)
             self.deliver(ehr, stored.reference, stored.id, result, authorization)
+            self.deliver_signed(ehr, stored, authorization)
+
+    def deliver_signed(self, ehr: EHR, stored: StoredResult, authorization: Authorization | None) -> None:
+        """Store the newest signed version of a result's report as a verified one, where the model's is there.
+
+        A withdrawn report has no such object: DICOM has no way to take one back but to reject it by hand.
+        """
+        with self.sessions() as session:
+            header = load_source(session, self.keyring, stored.id)
+            signatures = load_signatures(session, self.keyring, stored.id)
+            answers = load_answers(session, self.keyring, stored.id)
+            objects = load_objects(session, self.keyring, stored.id)
+        before = _predecessor(objects, [signed.version for signed in signatures])
+        if header is None or before is None or not signatures or "sr" not in ehr.dicom_results:
+            return
+        signed = signatures[-1]
+        if signed.act.act is SignAct.WITHDRAW or signed.act.answers != answers.state:
+            return
+        try:
+            verified = build_verified(
+                header,
+                stored.result,
+                self.analyser.manifest_of(stored.result.model),
+                organization=self.organization,
+                review=_review(stored, signed, answers, self.organization),
+                predecessor=before,
+            )
+        except Unprocessable as error:
+            self.store.told_unmade(stored.reference, error.code)
+            return
+        token = authorization.access_token if authorization else None
+        self.store.store(ehr, stored.reference, stored.id, verified, access_token=token)
+
+
+def _predecessor(objects: Sequence[StoredObject], versions: Sequence[int]) -> ObjectNames | None:
+    """Return the report that the newest signed one follows: the last one signed before, else the model's.
+
+    The newest one's own row, where an earlier try left it, is not before itself.
+    """
+    stored = [one for one in objects if one.state is StoreState.STORED]
+    verified = [one for one in objects if one.kind == ObjectKind.VERIFIED_SR]
+    earlier = [one for one in verified if one in stored][: len(versions) - 1]
+    unsigned = [one for one in stored if one.kind == ObjectKind.SR]
+    return next((one.names for one in (*reversed(earlier), *unsigned)), None)
+
+
+def _review(stored: StoredResult, signed: Signature, answers: Answers, organization: str) -> "Review":
+    from rayhook.inference.structured_report import Review
+
+    latest = answers.latest
+    given = {f: latest[f.code].value_of(f) for f in stored.result.findings if f.code in latest}
+    said = {FindingValue.ABSENT: False, FindingValue.PRESENT: True}
+    return Review(
+        name=person_text(signed.act.by),
+        organization=organization,
+        at=datetime.fromtimestamp(signed.at, UTC),
+        version=signed.version,
+        answers={finding.code: said.get(value) if value else None for finding, value in given.items()},
+        sentences=tuple(signed.conclusion.splitlines()),
+    )

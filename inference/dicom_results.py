@@ -25,6 +25,8 @@ from rayhook.inference.study import StudyReference, StudyResult
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+    from rayhook.inference.structured_report import Review
+
 # What highdicom raises for a header that it cannot work with.
 _BUILD_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -81,11 +83,34 @@ def build_objects(
         if ObjectKind.SECONDARY_CAPTURE in wanted and image is not None:
             made[ObjectKind.SECONDARY_CAPTURE] = build_secondary_capture(source, image)
     except _BUILD_ERRORS as error:
-        # The cause is told by its type alone: its words may quote the patient's attributes.
-        raise Unprocessable(
-            f"the DICOM objects cannot be made ({type(error).__name__})", code="dicom_not_made"
-        ) from None
+        raise _not_made(error) from None
     return [as_object(kind, dataset) for kind, dataset in made.items() if dataset is not None]
+
+
+def build_verified(
+    header: bytes,
+    result: StudyResult,
+    manifest: Manifest | None,
+    *,
+    organization: str,
+    review: "Review",
+    predecessor: ObjectNames,
+) -> list[DICOMObject]:
+    """Return the report that a person signed, as a new instance. Raises Unprocessable as build_objects does."""
+    from rayhook.inference.dicom_identity import open_source
+    from rayhook.inference.verified_report import build_verified_report
+
+    try:
+        source = open_source(header, result, manifest, organization=organization)
+        made = None if source is None else build_verified_report(source, review, predecessor)
+    except _BUILD_ERRORS as error:
+        raise _not_made(error) from None
+    return [] if made is None else [as_object(ObjectKind.VERIFIED_SR, made)]
+
+
+def _not_made(error: Exception) -> Unprocessable:
+    """The cause is told by its type alone: its words may quote the patient's attributes."""
+    return Unprocessable(f"the DICOM objects cannot be made ({type(error).__name__})", code="dicom_not_made")
 
 
 def as_object(kind: str, dataset: "Dataset") -> DICOMObject:

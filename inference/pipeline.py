@@ -11,11 +11,10 @@ from sqlmodel import Session
 
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.record import AuditEntry, AuditLog
+from rayhook.auth.backend import BackendTokens
 from rayhook.auth.database_types import Sessions
 from rayhook.auth.keys import Keyring
 from rayhook.auth.registry import EHR, EHRRegistry
-from rayhook.auth.scopes import ScopeSet
-from rayhook.fhir.client import FHIRClient
 from rayhook.fhir.correlation import request_id
 from rayhook.fhir.errors import (
     EgressDenied,
@@ -32,6 +31,7 @@ from rayhook.fhir.references import oid_uri
 from rayhook.fhir.transport import Transport
 from rayhook.inference import jobs
 from rayhook.inference.analysis import Analyser
+from rayhook.inference.authority import Authority, AuthorizedReader, reading
 from rayhook.inference.delivery import Delivery, deliver
 from rayhook.inference.dicom_delivery import ObjectDelivery
 from rayhook.inference.dicom_table import add_source
@@ -41,13 +41,12 @@ from rayhook.inference.identity import identifier_values
 from rayhook.inference.job_table import Authorization, ClaimedJob, JobRow, JobState
 from rayhook.inference.read_ahead import read_ahead
 from rayhook.inference.report import build_resources
-from rayhook.inference.results import DeliveryState, set_delivery
+from rayhook.inference.results import DeliveryState, StoredResult, set_delivery
 from rayhook.inference.study import AnalysisStatus, StudyResult
 
 AGENT = "rayhook"
 
 _AHEAD_BYTES = 256 << 20
-_READ_DEADLINE_S = 5.0
 _PASSING = (EgressDenied, ModelIntegrityError, NotFound, RateLimited, ServiceUnavailable, UpstreamError)
 _KINDS = {
     AnalysisStatus.ABSTAINED: AuditKind.INFERENCE_STUDY_ABSTAINED,
@@ -71,15 +70,6 @@ class _Attempt:
     instances: int = 0
     is_retrieving: bool = False
 
-    @property
-    def access_token(self) -> str | None:
-        return self.authorization.access_token if self.authorization else None
-
-    def permits_reading(self, resource_type: str) -> bool:
-        """Return whether the granted scope lets this attempt read a resource of that type."""
-        scope = self.authorization.scope if self.authorization else ""
-        return ScopeSet.parse(scope).permits(None, resource_type, "r")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
@@ -88,6 +78,7 @@ class Pipeline:
     Each access to a patient's data is audited in the transaction that prolongs the job's lease, each end of
     a job in the transaction that ends it: where the audit cannot be written, nothing goes on.
     organization: who operates the service, as named in reports.
+    backend: our own tokens, for EHRs that give us some.
     """
 
     registry: EHRRegistry
@@ -97,6 +88,7 @@ class Pipeline:
     transport: Transport
     analyser: Analyser
     organization: str
+    backend: BackendTokens | None = None
     limits: RetrievalLimits = field(default_factory=RetrievalLimits)
     lease_s: float = 120.0
     clock: Callable[[], float] = time.time
@@ -136,9 +128,10 @@ class Pipeline:
                     attempt.authorization,
                     result=stored.result,
                     resources=stored.resources,
+                    authority=self._authority,
                 )
                 self._record_delivery(attempt, result_id, delivery)
-            self._objects().deliver_again(ehr, stored, attempt.authorization)
+            self._objects().deliver_again(ehr, stored, self._image_authorization(attempt, ehr))
         except RayhookError as error:
             log.warning("late_delivery_failed", code=error.code)
 
@@ -161,10 +154,22 @@ class Pipeline:
         if result_id is None:
             return
         delivery = deliver(
-            self.transport, ehr, reference, attempt.authorization, result=result, resources=resources
+            self.transport,
+            ehr,
+            reference,
+            attempt.authorization,
+            result=result,
+            resources=resources,
+            authority=self._authority,
         )
         self._record_delivery(attempt, result_id, delivery)
-        self._objects().deliver(ehr, reference, result_id, result, attempt.authorization)
+        self._objects().deliver(ehr, reference, result_id, result, self._image_authorization(attempt, ehr))
+
+    def store_signed(self, stored: StoredResult, authorization: Authorization | None) -> None:
+        """Bring a signed report to the PACS as a verified one."""
+        ehr = self.registry.by_id(stored.ehr_id)
+        if ehr is not None:
+            self._objects().deliver_signed(ehr, stored, authorization)
 
     def _objects(self) -> ObjectDelivery:
         return ObjectDelivery(
@@ -177,6 +182,14 @@ class Pipeline:
             agent=AGENT,
             clock=self.clock,
         )
+
+    @property
+    def _authority(self) -> Authority:
+        return Authority(self.backend, self.clock)
+
+    def _image_authorization(self, attempt: _Attempt, ehr: EHR) -> Authorization | None:
+        """The PACS asks for some token of the EHR's; which scopes it looks at, it does not say."""
+        return self._authority.choose(ehr, attempt.authorization, lambda _: True)
 
     def _claim(self, job_id: str) -> ClaimedJob | None:
         """Take the job; one that has used up its attempts is audited as it dies."""
@@ -211,11 +224,10 @@ class Pipeline:
 
     def _read_patient_identifiers(self, attempt: _Attempt, ehr: EHR) -> frozenset[str]:
         """Return the identifier values of the Patient; none where the scope does not let us know them."""
-        if not attempt.permits_reading("Patient"):
+        if not self._authority.permits(ehr, attempt.authorization, reading("Patient")):
             return frozenset()
         reference = attempt.claimed.reference
-        client = self._client(attempt, ehr)
-        patient = client.read("Patient", reference.patient_id, deadline_s=_READ_DEADLINE_S)
+        patient = self._read(attempt, ehr, "Patient", reference.patient_id)
         self._keep(attempt, _entry(attempt, AuditKind.FHIR_RESOURCE_READ))
         return identifier_values(patient)
 
@@ -227,10 +239,7 @@ class Pipeline:
         reference = attempt.claimed.reference
         if reference.dicomweb_url:
             return
-        client = self._client(attempt, ehr)
-        resources = [
-            client.read("Endpoint", id_, deadline_s=_READ_DEADLINE_S) for id_ in reference.endpoint_ids
-        ]
+        resources = [self._read(attempt, ehr, "Endpoint", id_) for id_ in reference.endpoint_ids]
         endpoint = image_endpoint(readable_endpoints(resources))
         if endpoint is None:
             raise NotFound("no Endpoint of the study serves WADO-RS", code="no_dicomweb_endpoint")
@@ -239,13 +248,11 @@ class Pipeline:
         )
         attempt.claimed = replace(attempt.claimed, reference=located)
 
-    def _client(self, attempt: _Attempt, ehr: EHR) -> FHIRClient:
-        return FHIRClient(
-            self.transport,
-            attempt.claimed.reference.fhir_base_url,
-            allowed_origins=ehr.fhir_origins,
-            access_token=attempt.access_token,
+    def _read(self, attempt: _Attempt, ehr: EHR, resource_type: str, resource_id: str) -> dict[str, Any]:
+        reader = AuthorizedReader(
+            self.transport, ehr, attempt.claimed.reference.fhir_base_url, self._authority
         )
+        return reader.read(resource_type, resource_id, hook=attempt.authorization)
 
     def _retrieve(self, attempt: _Attempt, ehr: EHR) -> Generator[bytes]:
         """Yield the study's files, keeping the lease while they come, and audit when the last one has."""
@@ -253,7 +260,7 @@ class Pipeline:
             self.transport,
             attempt.claimed.reference,
             allowed_origins=ehr.image_origins,
-            access_token=self._dicomweb_token(attempt),
+            access_token=self._dicomweb_token(attempt, ehr),
             limits=self.limits,
         )
         attempt.is_retrieving = True
@@ -268,18 +275,19 @@ class Pipeline:
         received = {"instances": str(attempt.instances)}
         self._keep(attempt, _entry(attempt, AuditKind.DICOMWEB_STUDY_RETRIEVED, detail=received))
 
-    def _dicomweb_token(self, attempt: _Attempt) -> str | None:
+    def _dicomweb_token(self, attempt: _Attempt, ehr: EHR) -> str | None:
         """Return the EHR's token for the PACS that asks for it, and for no other.
 
         Spec: SMART App Launch 2.2.0, extension requires-access-token
         """
         if not attempt.claimed.reference.token_required:
             return None
-        if attempt.access_token is None:
+        chosen = self._image_authorization(attempt, ehr)
+        if chosen is None:
             had_one = attempt.claimed.authorization is not None
             code = "authorization_expired" if had_one else "authorization_missing"
             raise UpstreamRefused("the images need an access token that the EHR has to give", code=code)
-        return attempt.access_token
+        return chosen.access_token
 
     def _keep(self, attempt: _Attempt, *accesses: AuditEntry) -> None:
         """Prolong the lease, and audit what was accessed under it, be it still ours or not."""

@@ -43,6 +43,7 @@ class SignOffQueue:
     """Writes signed versions to their EHR, the older of one report before the newer.
 
     backend: gives a token of our own for an EHR, None where we have none there.
+    on_written: is told of a result whose newest version the EHR has just taken, with the token that did it.
     """
 
     registry: EHRRegistry
@@ -51,6 +52,7 @@ class SignOffQueue:
     audit: AuditLog
     transport: Transport
     backend: Backend = _no_backend
+    on_written: Callable[[StoredResult, Authorization], None] | None = None
     clock: Clock = field(default=time.time)
 
     def deliver(
@@ -84,6 +86,8 @@ class SignOffQueue:
             if done.state is not DeliveryState.DELIVERED:
                 return done.state
             written |= done.written
+            if token is not None and self.on_written is not None and signature is signatures[-1]:
+                self.on_written(stored, token)
         return DeliveryState.DELIVERED
 
     def deliver_due(self) -> int:

@@ -4,7 +4,10 @@ Spec: DICOM PS3.3 A.35.13 (Comprehensive 3D SR IOD); PS3.16 TID 1500 (Measuremen
 TID 1501 (Measurement and Qualitative Evaluation Group), TID 4019 (Algorithm Identification)
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 from highdicom.sr import (
@@ -22,6 +25,7 @@ from highdicom.sr import (
     MeasurementsAndQualitativeEvaluations,
     ObservationContext,
     ObserverContext,
+    PersonObserverIdentifyingAttributes,
     PlanarROIMeasurementsAndQualitativeEvaluations,
     QualitativeEvaluation,
     RelationshipTypeValues,
@@ -58,6 +62,7 @@ _ANSWER = Code("363713009", "SCT", "Has interpretation")
 _POSITIVE = Code("10828004", "SCT", "Positive")
 _NEGATIVE = Code("260385009", "SCT", "Negative")
 _UNDETERMINED = Code("373068000", "SCT", "Undetermined")
+_REVIEWED = {None: _UNDETERMINED, False: _NEGATIVE, True: _POSITIVE}
 _EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
 _BRAIN, _LUNG = "12738006", "39607008"
 # What TID 1604 and TID 1603 tell of an image.
@@ -78,10 +83,30 @@ _ANY_PROCEDURE = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """What a person signed. answers: by finding code, None for no statement.  at: of the signature.
+
+    version: of the report, which every signature makes a new one of.
+    """
+
+    name: str
+    organization: str
+    at: datetime
+    version: int
+    answers: Mapping[str, bool | None]
+    sentences: tuple[str, ...]
+
+    @property
+    def person_name(self) -> str:
+        """Return the name as a DICOM PN: of a name in one piece nobody knows which part is the family's."""
+        return re.sub(r"[\\^=\x00-\x1f]", " ", self.name).strip()[:64] or "unknown"
+
+
 def build_structured_report(source: ResultSource) -> Dataset:
     """Return the report: unverified and preliminary, whatever the model said."""
     made = Comprehensive3DSR(
-        evidence=[plain(source.header), *_others(source)],
+        evidence=[plain(source.header), *other_images(source)],
         content=report_content(source)[0],
         is_complete=True,
         is_final=False,
@@ -93,16 +118,19 @@ def build_structured_report(source: ResultSource) -> Dataset:
     return settle(made, source)
 
 
-def report_content(source: ResultSource, *, remarks: Sequence[str] = ()) -> ContentSequence:
-    """Return the document's tree; `remarks` stand before the sentences of the report."""
+def report_content(source: ResultSource, review: Review | None = None) -> ContentSequence:
+    """Return the document's tree, as the model made it or as a person signed it."""
+    person = None if review is None else _person(review)
     report = MeasurementReport(
-        observation_context=ObservationContext(observer_device_context=_observer(source)),
+        observation_context=ObservationContext(
+            observer_person_context=person, observer_device_context=_observer(source)
+        ),
         procedure_reported=procedure(source),
         imaging_measurements=[*_groups(source)],
         title=codes.DCM.ImagingMeasurementReport,
         referenced_images=[_library_image(source.header)],
     )
-    report[0].ContentSequence.append(_whole(source, remarks))
+    report[0].ContentSequence.append(_whole(source, review))
     _name_observations(report[0])
     return report
 
@@ -140,6 +168,15 @@ def _observer(source: ResultSource) -> ObserverContext:
             manufacturer_name=MANUFACTURER,
             model_name=source.model.id,
             serial_number=source.model.weights_sha256,
+        ),
+    )
+
+
+def _person(review: Review) -> ObserverContext:
+    return ObserverContext(
+        observer_type=codes.DCM.Person,
+        observer_identifying_attributes=PersonObserverIdentifyingAttributes(
+            name=review.person_name, organization_name=review.organization[:64]
         ),
     )
 
@@ -253,25 +290,28 @@ def _mark_group(
     )
 
 
-def _whole(source: ResultSource, remarks: Sequence[str]) -> ContainerContentItem:
+def _whole(source: ResultSource, review: Review | None) -> ContainerContentItem:
     """Return what is said of the study as a whole: an answer a finding, and the report's sentences."""
     container = ContainerContentItem(_EVALUATIONS, relationship_type=RelationshipTypeValues.CONTAINS)
     container.ContentSequence = ContentSequence()
-    for concept, answer in _answers(source):
+    for concept, answer in _answers(source, review):
         container.ContentSequence.extend(QualitativeEvaluation(concept, answer))
-    sentences = [*remarks, *cautions(source.model), *conclusion(source.result, source.manifest).splitlines()]
-    for sentence in dict.fromkeys(sentences):
+    said = conclusion(source.result, source.manifest).splitlines() if review is None else review.sentences
+    for sentence in dict.fromkeys([*cautions(source.model), *said]):
         container.ContentSequence.append(
             TextContentItem(codes.DCM.Comment, sentence, relationship_type=RelationshipTypeValues.CONTAINS)
         )
     return container
 
 
-def _answers(source: ResultSource) -> Iterator[tuple[CodedConcept, Code]]:
+def _answers(source: ResultSource, review: Review | None) -> Iterator[tuple[CodedConcept, Code]]:
     if source.result.status is AnalysisStatus.ANALYSED:
         for finding in source.result.findings:
             concept = _concept(finding.system, finding.code, finding.display)
-            yield concept, _POSITIVE if finding.positive else _NEGATIVE
+            answer = _POSITIVE if finding.positive else _NEGATIVE
+            if review is not None:
+                answer = _REVIEWED[review.answers.get(finding.code)]
+            yield concept, answer
         return
     for label in _labels(source):
         yield _concept(label.finding.system, label.finding.code, label.finding.display), _UNDETERMINED
@@ -292,7 +332,7 @@ def _is(item: Dataset, code: Code) -> bool:
     return (name.CodeValue, name.CodingSchemeDesignator) == (code.value, code.scheme_designator)
 
 
-def _others(source: ResultSource) -> Iterator[Dataset]:
+def other_images(source: ResultSource) -> Iterator[Dataset]:
     """Yield the other images that the model saw, as far as evidence has to name them."""
     for one in source.seen:
         if one.sop_instance_uid == source.header.SOPInstanceUID:
