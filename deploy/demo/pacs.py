@@ -17,11 +17,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from rayhook.deploy.demo.catalogue import Catalogue
-from rayhook.deploy.demo.pacs_archive import Archive, Archived, metadata, search
+from rayhook.deploy.demo.pacs_archive import Archive, Archived, Refusal, metadata, search
 
 _DICOM_JSON = "application/dicom+json"
 _EXPLICIT = "1.2.840.10008.1.2.1"
 _CANNOT_UNDERSTAND = 0xC000
+_RETRY_AFTER_S = 1
 _CHUNK = 64 << 10
 _PAGING = frozenset(("fuzzymatching", "includefield", "limit", "offset"))
 
@@ -32,7 +33,8 @@ class Faults:
 
     status answers every request with that status.  slow_s is waited before each answer, drip_s after each
     byte of an image.  fail_share of the answers are a 503.  truncated ends the answer in the middle of its last part.  wrong_study sends the images
-    of another study.  no_wildcard answers 406 to transfer-syntax=*.
+    of another study.  no_wildcard answers 406 to transfer-syntax=*.  refused gives SOP Class UIDs of which
+    instances are not stored, with the failure reason.  busy is how many of the next stores are a 503.
     """
 
     status: int | None = None
@@ -42,6 +44,8 @@ class Faults:
     truncated: bool = False
     wrong_study: bool = False
     no_wildcard: bool = False
+    refused: dict[str, int] = field(default_factory=dict)
+    busy: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +98,35 @@ class DemoPACS:
         return self._search(request, "instances", self.archive.find(study=study, series=series))
 
     def store(self, request: Request, body: bytes, study: str | None) -> Response:
-        """Answer 200 where all were stored, 202 where some were, 409 where none was."""
+        """Answer 200 where all were stored, 202 where some were, 409 where none was.
+
+        Spec: DICOM PS3.18 10.5.3, I.2
+        """
+        if self.faults.busy > 0:
+            self.faults.busy -= 1
+            raise HTTPException(503, headers={"Retry-After": str(_RETRY_AFTER_S)})
         parts = _parts(request.headers.get("content-type", ""), body)
-        stored = [self._store(part, study) for part in parts]
-        done = [one for one in stored if one is not None]
+        outcomes = [self._store(part, study) for part in parts]
+        done = [one for one in outcomes if isinstance(one, Archived)]
+        failed = [one for one in outcomes if isinstance(one, Refusal)]
         answer: dict[str, Any] = {"00081199": {"vr": "SQ", "Value": [_reference(one) for one in done]}}
-        if len(done) < len(stored):
-            failed = {"00081197": {"vr": "US", "Value": [_CANNOT_UNDERSTAND]}}
-            answer["00081198"] = {"vr": "SQ", "Value": [failed] * (len(stored) - len(done))}
-        status = 200 if len(done) == len(stored) else 202 if done else 409
+        named = [_failure(one) for one in failed if one.sop_instance_uid]
+        nameless = [_failure(one) for one in failed if not one.sop_instance_uid]
+        if named:
+            answer["00081198"] = {"vr": "SQ", "Value": named}
+        if nameless:
+            answer["0008119A"] = {"vr": "SQ", "Value": nameless}
+        status = 200 if not failed else 202 if done else 409
         return JSONResponse(answer, status, media_type=_DICOM_JSON)
 
-    def _store(self, data: bytes, study: str | None) -> Archived | None:
-        archived = self.archive.store(data)
-        return archived if archived is not None and study in (None, archived.study_instance_uid) else None
+    def _store(self, data: bytes, study: str | None) -> Archived | Refusal:
+        archived = self.archive.read(data)
+        if archived is None:
+            return Refusal(_CANNOT_UNDERSTAND)
+        reason = self.faults.refused.get(archived.sop_class_uid)
+        if reason is not None:
+            return Refusal(reason, archived.sop_class_uid, archived.sop_instance_uid)
+        return self.archive.store(archived, study=study)
 
     def _found(self, study: str, series: str | None, instance: str | None) -> list[Archived]:
         found = self.archive.find(study=study, series=series, instance=instance)
@@ -194,6 +213,18 @@ def _reference(archived: Archived) -> dict[str, Any]:
     return {
         "00081150": {"vr": "UI", "Value": [archived.sop_class_uid]},
         "00081155": {"vr": "UI", "Value": [archived.sop_instance_uid]},
+    }
+
+
+def _failure(refusal: Refusal) -> dict[str, Any]:
+    """Spec: DICOM PS3.3 C.14.1.1 (Failure Reason)."""
+    reason = {"00081197": {"vr": "US", "Value": [refusal.reason]}}
+    if not refusal.sop_instance_uid:
+        return reason
+    return {
+        "00081150": {"vr": "UI", "Value": [refusal.sop_class_uid]},
+        "00081155": {"vr": "UI", "Value": [refusal.sop_instance_uid]},
+        **reason,
     }
 
 

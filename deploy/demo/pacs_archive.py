@@ -14,6 +14,8 @@ from pydicom.errors import InvalidDicomError
 from rayhook.deploy.demo.catalogue import Catalogue
 
 _LARGEST_INLINE = 1024
+_DOES_NOT_MATCH = 0xA900
+_DUPLICATE = 0x0111
 _STUDY_TAGS = (
     "AccessionNumber",
     "ModalitiesInStudy",
@@ -55,6 +57,15 @@ class Archived:
         return str(self.header().file_meta.TransferSyntaxUID)
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an instance was not stored. Spec: DICOM PS3.3 C.14.1.1, PS3.4 B.2.3."""
+
+    reason: int
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
+
+
 class Archive:
     """Safe to share between threads."""
 
@@ -91,11 +102,12 @@ class Archive:
         others = [one for one in self.find() if one.study_instance_uid != study]
         return [one for one in others if one.study_instance_uid == others[0].study_instance_uid]
 
-    def store(self, data: bytes) -> Archived | None:
-        """Return what was stored, None if it is no DICOM instance."""
+    @staticmethod
+    def read(data: bytes) -> Archived | None:
+        """Return the file as an instance, None if it is none."""
         try:
             header = dcmread(BytesIO(data), stop_before_pixels=True)
-            archived = Archived(
+            return Archived(
                 study_instance_uid=str(header.StudyInstanceUID),
                 series_instance_uid=str(header.SeriesInstanceUID),
                 sop_instance_uid=str(header.SOPInstanceUID),
@@ -104,9 +116,23 @@ class Archive:
             )
         except (AttributeError, InvalidDicomError):
             return None
+
+    def store(self, archived: Archived, *, study: str | None = None) -> Archived | Refusal:
+        """Keep an instance of the study asked for, whose patient is that of the study's other instances.
+
+        The same file again changes nothing; another one under a UID that is taken is refused.
+        """
+        names = (archived.sop_class_uid, archived.sop_instance_uid)
+        if study not in (None, archived.study_instance_uid) or self._is_strange(archived):
+            return Refusal(_DOES_NOT_MATCH, *names)
         with self._lock:
-            self._instances[archived.sop_instance_uid] = archived
-        return archived
+            held = self._instances.setdefault(archived.sop_instance_uid, archived)
+        return held if held.read() == archived.read() else Refusal(_DUPLICATE, *names)
+
+    def _is_strange(self, archived: Archived) -> bool:
+        """Return whether the study is known, and of another patient."""
+        others = self.find(study=archived.study_instance_uid)
+        return bool(others) and others[0].header().get("PatientID") != archived.header().get("PatientID")
 
 
 def search(instances: Iterable[Archived], level: str, query: dict[str, str]) -> list[dict[str, Any]]:
