@@ -58,6 +58,7 @@ class SMARTClient:
     `origins` are those of the authorization server, where they are not those of the FHIR base.
     `pkce_advertised` False tolerates a discovery document without S256; S256 is sent all the same.
     `assertion_algorithm` is the one to sign with, where the discovery document should not decide.
+    `jwt_access_tokens` True reads its access tokens of type at+jwt by its keys, and does not introspect them.
     `jku` is the URL of our JWK Set as registered there, for servers that want it named in each assertion.
     """
 
@@ -65,6 +66,7 @@ class SMARTClient:
     issuer: str
     scopes: tuple[str, ...]
     introspection: bool = False
+    jwt_access_tokens: bool = False
     origins: tuple[str, ...] = ()
     pkce_advertised: bool = True
     assertion_algorithm: SigningAlgorithm | None = None
@@ -192,6 +194,7 @@ class _SMARTTable(msgspec.Struct, forbid_unknown_fields=True):
     scopes: list[str]
     issuer: str | None = None
     introspection: bool = False
+    jwt_access_tokens: bool = False
     origins: list[str] = []
     pkce_advertised: bool = True
     assertion_algorithm: SigningAlgorithm | None = None
@@ -302,6 +305,7 @@ class _Reader:
             issuer=issuer,
             scopes=each(scope_token, f"{key}.scopes", table.scopes),
             introspection=table.introspection,
+            jwt_access_tokens=table.jwt_access_tokens,
             origins=self.values.origins(f"{key}.origins", table.origins),
             pkce_advertised=table.pkce_advertised,
             assertion_algorithm=table.assertion_algorithm,

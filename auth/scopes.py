@@ -4,6 +4,7 @@ Spec: SMART App Launch 2.2.0, "Scopes for requesting FHIR Resources".
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -66,11 +67,37 @@ class ScopeSet:
         resources = (scope for one in self.resources if (scope := _limited(one, limit)) is not None)
         return type(self)(frozenset(resources), self.others & limit.others)
 
+    def granting(
+        self, resource_type: str, interaction: str, *, contexts: Collection[str]
+    ) -> tuple[ResourceScope, ...]:
+        """Return the scopes of these contexts that grant one letter of "cruds", those limited by a query too.
+
+        Who uses a limited one has to show for each resource that the query finds it.
+        """
+        return tuple(
+            scope
+            for scope in sorted(self.resources, key=str)
+            if scope.context in contexts and scope.covers(resource_type) and interaction in scope.interactions
+        )
+
     def __contains__(self, scope: str) -> bool:
         return scope in self.others
 
     def __str__(self) -> str:
         return " ".join(sorted([*self.others, *map(str, self.resources)]))
+
+
+def as_version_1(token: str) -> str:
+    """Return a clinical scope as a server of version 1 knows it; it may be wider, as version 1 has fewer words.
+
+    Spec: SMART App Launch 2.2.0, "Scopes for requesting FHIR Resources", version 1 equivalents
+    """
+    scope = _read(token)
+    if scope is None or scope.query is not None:
+        return token
+    reads, writes = (bool(set(scope.interactions) & set(letters)) for letters in ("rs", "cud"))
+    permission = "*" if reads and writes else "read" if reads else "write"
+    return f"{scope.context}/{scope.resource_type}.{permission}"
 
 
 def _limited(scope: ResourceScope, limit: ScopeSet) -> ResourceScope | None:

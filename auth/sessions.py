@@ -17,6 +17,7 @@ import msgspec
 from sqlalchemy import delete, update
 from sqlmodel import Field, Session, SQLModel, col, or_
 
+from rayhook.auth.abilities import Abilities
 from rayhook.auth.keys import Keyring
 from rayhook.auth.launch_context import LaunchContext
 from rayhook.auth.roles import Role, read_roles, written_roles
@@ -99,6 +100,10 @@ class SMARTSession:
     refresh_token: str | None = field(default=None, repr=False)
     context: LaunchContext = field(default_factory=LaunchContext, repr=False)
     window_mark: str = field(default_factory=lambda: secrets.token_hex(16))
+
+    @property
+    def abilities(self) -> Abilities:
+        return Abilities.of(self.scopes)
 
 
 def new_browser_binding() -> str:

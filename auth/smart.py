@@ -5,7 +5,7 @@ Spec: SMART App Launch 2.2.0; RFC 6749, 7523, 7636, 7662, 9207; RFC 9700 (best c
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -17,7 +17,7 @@ from rayhook.auth.principal import SMARTUser
 from rayhook.auth.registry import EHR, SMARTClient
 from rayhook.auth.role_rules import EHRPerson
 from rayhook.auth.roles import Role
-from rayhook.auth.scopes import ScopeSet
+from rayhook.auth.scopes import ScopeSet, as_version_1
 from rayhook.auth.smart_configuration import SMARTConfiguration, discover
 from rayhook.auth.smart_identity import IDToken, own_reference, verify_id_token
 from rayhook.auth.token_endpoint import (
@@ -124,6 +124,8 @@ def _launch_scopes(
     Spec: SMART App Launch 2.2.0, "Requesting context with scopes"
     """
     scopes = [scope for scope in client.scopes if scope != "launch" and not scope.startswith("launch/")]
+    if configuration.knows_version_1_only:
+        scopes = [as_version_1(scope) for scope in scopes]
     if not standalone:
         return tuple(dict.fromkeys((*scopes, "launch")))
     study = {_STUDY_LAUNCH} & configuration.scopes
@@ -185,9 +187,12 @@ def introspect(
     configuration: SMARTConfiguration,
     *,
     token: str,
+    audience: str | None = None,
     clock: Clock = time.time,
 ) -> SMARTUser:
     """Ask the issuer who holds `token`; any doubt is a no.
+
+    audience: our FHIR base; a token that says whom it is for has to name that, or the EHR's own.
 
     Raises Unauthenticated where the token is not active, UpstreamError where the issuer cannot tell.
     Spec: RFC 7662; SMART App Launch 2.2.0, "Token Introspection".
@@ -198,8 +203,10 @@ def introspect(
     answer = endpoint.post(configuration.introspection_endpoint, {"token": token})
     if answer.get("active") is not True:
         raise Unauthenticated("token is not active", code="token_inactive")
-    if number_of(answer, "exp") <= clock():
+    expires_at = number_of(answer, "exp")
+    if expires_at <= clock():
         raise Unauthenticated("token has expired", code="token_expired")
+    _check_audience(answer.get("aud"), {audience, *ehr.fhir_base_urls})
     fhir_user = optional_text_of(answer, "fhirUser")
     fhir_user = None if fhir_user is None else own_reference(ehr, fhir_user)
     return SMARTUser(
@@ -208,11 +215,20 @@ def introspect(
         patient_id=patient_of(answer),
         scopes=ScopeSet.parse(text_of(answer, "scope")),
         client_id=text_of(answer, "client_id"),
-        roles=_roles(ehr, fhir_user, answer),
+        roles=roles_in(ehr, fhir_user, answer),
+        expires_at=expires_at,
     )
 
 
-def _roles(ehr: EHR, fhir_user: str | None, answer: Mapping[str, Any]) -> frozenset[Role]:
+def _check_audience(named: object, ours: Set[str | None]) -> None:
+    if named is None:
+        return
+    names = named if isinstance(named, list) else [named]
+    if not any(isinstance(name, str) and name.removesuffix("/") in ours for name in names):
+        raise Unauthenticated("aud is neither this service nor its EHR", code="audience_wrong")
+
+
+def roles_in(ehr: EHR, fhir_user: str | None, answer: Mapping[str, Any]) -> frozenset[Role]:
     """A token that names no person is a service's; one that names a person has that person's roles."""
     if fhir_user is None:
         return frozenset({Role.SERVICE})

@@ -19,6 +19,10 @@ _MAX_BYTES: Final = 256 * 1024
 _HTTP_OK: Final = 200
 _ASSERTION_ALGORITHMS: Final[tuple[SigningAlgorithm, ...]] = ("ES384", "RS384")
 
+_EVERY_LAUNCH: Final = frozenset({"client-confidential-asymmetric", "permission-v2", "sso-openid-connect"})
+_EMBEDDED: Final = frozenset({"context-ehr-patient", "launch-ehr"})
+_STANDALONE: Final = frozenset({"context-standalone-patient", "launch-standalone"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SMARTConfiguration:
@@ -40,6 +44,18 @@ class SMARTConfiguration:
     revocation_endpoint: str | None = None
 
     @property
+    def knows_version_1_only(self) -> bool:
+        return "permission-v1" in self.capabilities and "permission-v2" not in self.capabilities
+
+    def missing_capabilities(self, *, standalone: bool) -> tuple[str, ...]:
+        """Return what a launch needs and the EHR does not say it has; many have it all the same.
+
+        Spec: SMART App Launch 2.2.0, "Capability Sets"
+        """
+        kind = _STANDALONE if standalone else _EMBEDDED
+        return tuple(sorted((_EVERY_LAUNCH | kind) - self.capabilities))
+
+    @property
     def takes_post(self) -> bool:
         """Spec: SMART App Launch 2.2.0, capability `authorize-post`."""
         return "authorize-post" in self.capabilities
@@ -55,6 +71,21 @@ def discover(transport: Transport, ehr: EHR, *, fhir_base_url: str | None = None
     base = (fhir_base_url or ehr.fhir_base_urls[0]).removesuffix("/")
     if base not in ehr.fhir_base_urls:
         raise InvalidRequest("fhir_base_url is not the EHR's", code="smart_not_registered")
+    return _document(transport, ehr, base).read(
+        issuer=ehr.smart.issuer, pkce_advertised=ehr.smart.pkce_advertised
+    )
+
+
+def discover_token_endpoint(transport: Transport, ehr: EHR) -> tuple[str, SigningAlgorithm]:
+    """Return where a system asks for its tokens, and what it signs with: many servers offer no more than that.
+
+    Spec: SMART App Launch 2.2.0, "Backend Services", "Discovery Requirements"
+    """
+    document = _document(transport, ehr, ehr.fhir_base_urls[0])
+    return document.token_endpoint()
+
+
+def _document(transport: Transport, ehr: EHR, base: str) -> "_Document":
     response = transport.request(
         "GET",
         f"{base}/.well-known/smart-configuration",
@@ -67,9 +98,7 @@ def discover(transport: Transport, ehr: EHR, *, fhir_base_url: str | None = None
         raise UpstreamError(
             "smart-configuration: the EHR did not answer 200", code="smart_configuration_unavailable"
         )
-    return _Document(ehr, base, _json_object(response.body)).read(
-        issuer=ehr.smart.issuer, pkce_advertised=ehr.smart.pkce_advertised
-    )
+    return _Document(ehr, base, _json_object(response.body))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +126,11 @@ class _Document:
             introspection_endpoint=self._optional_endpoint("introspection_endpoint"),
             revocation_endpoint=self._optional_endpoint("revocation_endpoint"),
         )
+
+    def token_endpoint(self) -> tuple[str, SigningAlgorithm]:
+        if "client_credentials" not in self._names("grant_types_supported", default=("client_credentials",)):
+            raise _unusable("grant_types_supported", "must hold client_credentials")
+        return self._endpoint("token_endpoint"), self._assertion_algorithm()
 
     def _check_pkce(self, *, required: bool) -> None:
         methods = self._names("code_challenge_methods_supported", default=None if required else ("S256",))

@@ -18,6 +18,7 @@ from rayhook.fhir.errors import (
     UpstreamError,
     UpstreamRefused,
     UpstreamTimeout,
+    UpstreamUnauthorized,
     UpstreamUnavailable,
 )
 from rayhook.fhir.r4 import bundle_resources, encode_json, operation_outcome_in
@@ -30,6 +31,8 @@ log = structlog.get_logger()
 _FHIR_JSON = "application/fhir+json"
 _FORM = "application/x-www-form-urlencoded"
 _OK = frozenset({200, 201})
+_UNAUTHORIZED = 401
+_FORBIDDEN = 403
 _THROTTLED = 429
 _SERVER_ERROR = 500
 _DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
@@ -234,7 +237,9 @@ def _refusal(response: Response) -> UpstreamError | NotFound:
     """Name the status and the issue codes; an OperationOutcome's own text may speak of the patient."""
     status = response.status
     text = f"the EHR answered {status}{_issue_codes(response.body)}"
-    if status in {401, 403}:
+    if status == _UNAUTHORIZED:
+        return UpstreamUnauthorized(text)
+    if status == _FORBIDDEN:
         return UpstreamRefused(text)
     if status in {404, 410}:
         return NotFound(text)

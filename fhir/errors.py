@@ -6,9 +6,11 @@ RayhookError
 ├── Forbidden                 403  known, but not allowed
 │   └── EgressDenied          403  an address that no registered EHR owns
 ├── NotFound                  404
+├── NotAcceptable             406  no form of the answer that we have
 ├── Conflict                  409  somebody else was first, or the state of things does not allow it
 ├── PrefetchUnavailable       412  data the service needs could not be had (CDS Hooks)
 ├── PayloadTooLarge           413
+├── UnsupportedMediaType      415
 ├── Unprocessable             422
 │   ├── IdentityConflict      422  token, context, study and image are not of one patient
 │   ├── ImageRefused          422  an image that cannot be read faithfully
@@ -18,6 +20,7 @@ RayhookError
 ├── UpstreamError             502  EHR or PACS answered wrongly
 │   ├── UpstreamConflict      502  the EHR's copy is not the version that was to be changed (409, 412)
 │   ├── UpstreamRefused       502  EHR or PACS said 401 or 403 to the token given
+│   │   └── UpstreamUnauthorized  502  it was 401: another token may be let in
 │   ├── UpstreamUnavailable   503  EHR or PACS cannot be reached, or answers 5xx
 │   └── UpstreamTimeout       504  EHR or PACS did not answer in time
 └── ServiceUnavailable        503
@@ -86,6 +89,14 @@ class Conflict(RayhookError):
     code = "conflict"
 
 
+class NotAcceptable(RayhookError):
+    """Spec: RFC 9110 section 15.5.7; FHIR R4 http.html#mime-type"""
+
+    status = 406
+    issue_type = "not-supported"
+    code = "not_acceptable"
+
+
 class PrefetchUnavailable(RayhookError):
     """Spec: CDS Hooks 2.0.1, "Prefetch Template" and "HTTP Status Codes" (412)."""
 
@@ -98,6 +109,12 @@ class PayloadTooLarge(RayhookError):
     status = 413
     issue_type = "too-long"
     code = "payload_too_large"
+
+
+class UnsupportedMediaType(RayhookError):
+    status = 415
+    issue_type = "not-supported"
+    code = "unsupported_media_type"
 
 
 class Unprocessable(RayhookError):
@@ -158,6 +175,10 @@ class UpstreamConflict(UpstreamError):
 class UpstreamRefused(UpstreamError):
     issue_type = "forbidden"
     code = "upstream_refused"
+
+
+class UpstreamUnauthorized(UpstreamRefused):
+    issue_type = "login"
 
 
 class UpstreamUnavailable(UpstreamError):

@@ -11,6 +11,7 @@ from rayhook.fhir.client import FHIRClient
 from rayhook.fhir.errors import InvalidRequest, RayhookError, UpstreamRefused
 from rayhook.fhir.references import parse_reference
 from rayhook.fhir.transport import Transport
+from rayhook.inference.authority import Authority
 from rayhook.inference.job_table import Authorization
 from rayhook.inference.report import may_write, transaction
 from rayhook.inference.results import DeliveryState, StoredResult
@@ -40,30 +41,48 @@ def deliver(
     *,
     result: StudyResult,
     resources: Sequence[dict[str, Any]],
+    authority: Authority | None = None,
 ) -> Delivery:
     """Write the resources as one transaction of conditional creates, so that doing it twice does it once.
 
+    authorization: the hook's; `authority` may have another where it does not suffice.
     Studies that no model answered or tried are not written: a chart is not the place for what was not done.
     """
     if result.status not in _TOLD:
         return Delivery(DeliveryState.NOT_PERMITTED, "no_model_answered")
+    try:
+        answer = (authority or Authority()).call(
+            ehr,
+            authorization,
+            may_write,
+            lambda chosen: _write(transport, ehr, reference, chosen, resources=resources),
+        )
+    except UpstreamRefused as error:
+        return Delivery(DeliveryState.NOT_PERMITTED, error.code)
+    except RayhookError as error:
+        return Delivery(DeliveryState.FAILED, error.code)
+    return Delivery(DeliveryState.DELIVERED, written=tuple(_locations(answer)))
+
+
+def _write(
+    transport: Transport,
+    ehr: EHR,
+    reference: StudyReference,
+    authorization: Authorization | None,
+    *,
+    resources: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
     if authorization is None:
-        return Delivery(DeliveryState.NOT_PERMITTED, "no_authorization")
+        raise UpstreamRefused("there is no token to write with", code="no_authorization")
     if not may_write(ScopeSet.parse(authorization.scope)):
-        return Delivery(DeliveryState.NOT_PERMITTED, "scope_not_granted")
+        raise UpstreamRefused("the token's scope does not allow to write", code="scope_not_granted")
     client = FHIRClient(
         transport,
         reference.fhir_base_url,
         allowed_origins=ehr.fhir_origins,
         access_token=authorization.access_token,
     )
-    try:
-        answer = client.transaction(transaction(resources), deadline_s=DEADLINE_S)
-    except UpstreamRefused as error:
-        return Delivery(DeliveryState.NOT_PERMITTED, error.code)
-    except RayhookError as error:
-        return Delivery(DeliveryState.FAILED, error.code)
-    return Delivery(DeliveryState.DELIVERED, written=tuple(_locations(answer)))
+    return client.transaction(transaction(resources), deadline_s=DEADLINE_S)
 
 
 def awaits_delivery(stored: StoredResult, *, now: float) -> bool:

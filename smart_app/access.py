@@ -19,10 +19,11 @@ from rayhook.auth.sessions import SMARTSession
 from rayhook.auth.staff_sessions import StaffMember
 from rayhook.fhir.errors import Forbidden, RayhookError, Unauthenticated
 from rayhook.smart_app.dependencies import SMARTDependencies
-from rayhook.smart_app.own_page import require_own_page
-from rayhook.smart_app.staff_access import StaffGate, Staffing
 from rayhook.smart_app.i18n import COOKIES, prefer
 from rayhook.smart_app.live_sessions import LiveSessions
+from rayhook.smart_app.own_page import require_own_page
+from rayhook.smart_app.problem import SCOPE_MISSING
+from rayhook.smart_app.staff_access import StaffGate, Staffing
 from rayhook.smart_app.window import StaleWindow, note_session, require_same_window
 
 __all__ = ["Cookies", "Gate", "Viewer", "Viewing", "agent_of", "require_own_page"]
@@ -98,6 +99,7 @@ class Gate:
     def __init__(self, deps: SMARTDependencies) -> None:
         self._deps = deps
         self._cookies = Cookies(deps.secure)
+        self._live = LiveSessions(deps)
         self.of_staff = StaffGate(deps)
 
     def staff(self, request: Request, permission: Permission, *, fresh: bool = False) -> StaffMember:
@@ -122,7 +124,12 @@ class Gate:
         self._require_same_window(request, viewer)
         if not viewer.may("DiagnosticReport", "r"):
             raise self.refused(
-                Forbidden("not permitted by your EHR: reading of DiagnosticReport"), viewer.user
+                Forbidden(
+                    "not permitted by your EHR: reading of DiagnosticReport",
+                    code=SCOPE_MISSING,
+                    expression="patient/DiagnosticReport.r",
+                ),
+                viewer.user,
             )
         return viewer
 

@@ -1,11 +1,10 @@
-"""EHR launch: to the EHR's authorization server, back with a code, into a session.
+"""EHR and standalone launch: to the EHR's authorization server, back with a code, into a session.
 
-Spec: SMART App Launch 2.2.0, "Launch App: EHR Launch"; RFC 9207; RFC 9700 section 4.7
+Spec: SMART App Launch 2.2.0, "Launch App: EHR Launch", "Launch App: Standalone Launch"; RFC 9207; RFC 9700 section 4.7
 """
 
-import json
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Query, Request
@@ -22,13 +21,12 @@ from rayhook.auth.sessions import (
     PendingLaunch,
     SMARTSession,
     begin_launch,
-    close_session,
     create_session,
-    find_session,
     new_browser_binding,
     take_launch,
 )
 from rayhook.auth.smart import (
+    AuthorizationRequest,
     IDToken,
     SMARTConfiguration,
     TokenResponse,
@@ -36,16 +34,20 @@ from rayhook.auth.smart import (
     exchange_code,
     new_authorization_request,
     public_jwks,
-    revoke,
     verify_id_token,
 )
 from rayhook.fhir.errors import Forbidden, InvalidRequest, RayhookError, Unauthenticated
+from rayhook.fhir.transport import origin_of
 from rayhook.smart_app.access import Cookies
 from rayhook.smart_app.dependencies import SMARTDependencies
+from rayhook.smart_app.i18n import prefer
+from rayhook.smart_app.landing import landing
+from rayhook.smart_app.live_sessions import LiveSessions, session_entry
 from rayhook.smart_app.pages import Pages, page_route
+from rayhook.smart_app.window import marked
 
-_RESULT_ID = re.compile(r"[0-9a-f]{32}")
 _BINDING = re.compile(r"[A-Za-z0-9_-]{43}")
+_ERROR = re.compile(r"[a-z_]{1,64}")
 _JWKS_LIFE_S = 3600
 
 log = structlog.get_logger(__name__)
@@ -57,8 +59,13 @@ class Launcher:
     def __init__(self, deps: SMARTDependencies) -> None:
         self._deps = deps
 
-    def begin(self, iss: str, launch: str, *, browser: str) -> str:
-        """Return the URL of the EHR's authorization server; nothing is asked of an `iss` that is not registered."""
+    def begin(
+        self, iss: str, launch: str | None, *, browser: str
+    ) -> tuple[EHR, SMARTConfiguration, AuthorizationRequest]:
+        """Return what to send the browser away with; nothing is asked of an `iss` that is not registered.
+
+        Without `launch` it is a standalone launch.
+        """
         ehr = self._deps.registry.by_fhir_base(iss)
         if ehr is None or ehr.smart is None:
             raise self.refused(Forbidden("iss: is not an EHR registered here", expression="iss"), None)
@@ -80,14 +87,15 @@ class Launcher:
                 browser=browser,
                 clock=self._deps.clock,
             )
-            self._deps.audit.record(
-                session, AuditEntry(kind=AuditKind.SMART_APP_LAUNCH_STARTED, ehr_id=ehr.id)
-            )
+            self._deps.audit.record(session, _started_entry(ehr, configuration, standalone=launch is None))
             session.commit()
-        return request.url
+        return ehr, configuration, request
 
-    def take(self, state: str, browser: str | None) -> tuple[PendingLaunch, EHR]:
-        """Use up the state of a launch that this browser began."""
+    def take(self, state: str, browser: str | None, *, iss: str | None) -> tuple[PendingLaunch, EHR]:
+        """Use up the state of a launch that this browser began; `iss` says who answers, where it is said.
+
+        Spec: RFC 9207 section 2.4
+        """
         with self._deps.sessions() as session:
             pending = take_launch(
                 session, self._deps.keyring, state=state, browser=browser or "", clock=self._deps.clock
@@ -99,13 +107,19 @@ class Launcher:
                 "state: is unknown, used, expired or another browser's", expression="state"
             )
             raise self.refused(error, None)
+        if iss is not None and (ehr.smart is None or iss != ehr.smart.issuer):
+            raise self.refused(InvalidRequest("iss: is not the EHR's that was asked", expression="iss"), ehr)
         return pending, ehr
 
-    def complete(self, pending: PendingLaunch, ehr: EHR, code: str) -> tuple[str, TokenResponse]:
-        """Return the new session's id, after the code was exchanged and the id_token verified."""
+    def complete(
+        self, pending: PendingLaunch, ehr: EHR, code: str, *, iss: str | None
+    ) -> tuple[str, SMARTSession, TokenResponse]:
+        """Return the new session with its id, after the code was exchanged and the id_token verified."""
         deps = self._deps
         try:
             configuration = discover(deps.transport, ehr, fhir_base_url=pending.fhir_base_url)
+            if iss is None and configuration.names_issuer:
+                raise InvalidRequest("iss: is missing, and this EHR always sends it", expression="iss")
             tokens = exchange_code(
                 deps.transport,
                 deps.keyring,
@@ -121,9 +135,9 @@ class Launcher:
             raise self.refused(error, ehr) from error
         with deps.sessions() as session:
             session_id = create_session(session, deps.keyring, new, clock=deps.clock)
-            deps.audit.record(session, _session_entry(AuditKind.SMART_APP_SESSION_CREATED, new))
+            deps.audit.record(session, session_entry(AuditKind.SMART_APP_SESSION_CREATED, new))
             session.commit()
-        return session_id, tokens
+        return session_id, new, tokens
 
     def _session(
         self, pending: PendingLaunch, ehr: EHR, configuration: SMARTConfiguration, tokens: TokenResponse
@@ -151,6 +165,8 @@ class Launcher:
             name=identity.name,
             roles=self._roles(ehr, identity),
             need_patient_banner=tokens.need_patient_banner,
+            refresh_token=tokens.refresh_token,
+            context=tokens.context,
         )
 
     @staticmethod
@@ -176,49 +192,42 @@ class Launcher:
             session.commit()
         return error
 
-    def close(self, session_id: str) -> None:
-        """End the session here, then tell the EHR that its token is done with."""
-        deps = self._deps
-        with deps.sessions() as session:
-            found = find_session(session, deps.keyring, session_id, clock=deps.clock)
-            if found is not None:
-                close_session(session, session_id)
-                deps.audit.record(session, _session_entry(AuditKind.SMART_APP_SESSION_CLOSED, found))
-            session.commit()
-        ehr = None if found is None else deps.registry.by_id(found.ehr_id)
-        if found is not None and ehr is not None:
-            self._revoke(ehr, found)
 
-    def _revoke(self, ehr: EHR, ended: SMARTSession) -> None:
-        deps = self._deps
-        try:
-            configuration = discover(deps.transport, ehr, fhir_base_url=ended.fhir_base_url)
-            revoke(
-                deps.transport,
-                deps.keyring,
-                ehr,
-                configuration,
-                token=ended.access_token,
-                clock=deps.clock,
-            )
-        except RayhookError as error:
-            log.info("token_not_revoked", ehr=ehr.id, code=error.code)
-
-
-def _session_entry(kind: AuditKind, session: SMARTSession) -> AuditEntry:
+def _started_entry(ehr: EHR, configuration: SMARTConfiguration, *, standalone: bool) -> AuditEntry:
     return AuditEntry(
-        kind=kind,
-        ehr_id=session.ehr_id,
-        agent=session.fhir_user or session.client_id,
-        patient_id=session.patient_id,
-        detail={"scope": str(session.scopes)},
+        kind=AuditKind.SMART_APP_LAUNCH_STARTED,
+        ehr_id=ehr.id,
+        detail={
+            "launch": "standalone" if standalone else "ehr",
+            "capabilities": " ".join(sorted(configuration.capabilities)),
+            "missing": " ".join(configuration.missing_capabilities(standalone=standalone)),
+        },
     )
 
 
 def build_launch_router(deps: SMARTDependencies, pages: Pages) -> APIRouter:
     router = APIRouter(route_class=page_route(pages), include_in_schema=False)
     launcher = Launcher(deps)
+    live = LiveSessions(deps)
     cookies = Cookies(deps.secure)
+
+    def leave(request: Request, iss: str, launch: str | None) -> Response:
+        """Send the browser to the EHR, by POST where it takes one: some of its proxies cut long addresses."""
+        browser = _binding(request.cookies.get(cookies.launch))
+        ehr, configuration, asked = launcher.begin(iss, launch, browser=browser)
+        if configuration.takes_post:
+            prefer(ehr.language)
+            response = pages.render(
+                "authorize.html",
+                ehr=ehr,
+                form_origin=origin_of(asked.endpoint),
+                endpoint=asked.endpoint,
+                parameters=(("response_type", "code"), *asked.parameters),
+            )
+        else:
+            response = _redirect(asked.url)
+        cookies.put(response, cookies.launch, browser, max_age_s=int(LAUNCH_LIFE_S))
+        return response
 
     @router.get("/smart/launch")
     def launch(
@@ -226,10 +235,14 @@ def build_launch_router(deps: SMARTDependencies, pages: Pages) -> APIRouter:
         iss: Annotated[str, Query(max_length=2048)],
         launch: Annotated[str, Query(max_length=4096)],
     ) -> Response:
-        browser = _binding(request.cookies.get(cookies.launch))
-        response = _redirect(launcher.begin(iss, launch, browser=browser))
-        cookies.put(response, cookies.launch, browser, max_age_s=int(LAUNCH_LIFE_S))
-        return response
+        return leave(request, iss, launch)
+
+    @router.get("/smart/standalone")
+    def standalone(request: Request, iss: Annotated[str | None, Query(max_length=2048)] = None) -> Response:
+        if iss is not None:
+            return leave(request, iss, None)
+        ehrs = [(ehr.name, ehr.fhir_base_urls[0]) for ehr in deps.registry if ehr.smart is not None]
+        return pages.render("standalone.html", ehr=None, ehrs=ehrs)
 
     @router.get("/smart/callback")
     def callback(
@@ -239,38 +252,24 @@ def build_launch_router(deps: SMARTDependencies, pages: Pages) -> APIRouter:
         iss: Annotated[str | None, Query(max_length=2048)] = None,
         error: Annotated[str | None, Query(max_length=256)] = None,
     ) -> Response:
-        pending, ehr = launcher.take(state, request.cookies.get(cookies.launch))
-        assert ehr.smart is not None
-        if iss is not None and iss != ehr.smart.issuer:
-            raise launcher.refused(
-                InvalidRequest("iss: is not the EHR's that was asked", expression="iss"), ehr
-            )
+        pending, ehr = launcher.take(state, request.cookies.get(cookies.launch), iss=iss)
+        prefer(ehr.language)
         if error is not None or code is None:
-            raise launcher.refused(Forbidden("your EHR did not permit the launch"), ehr)
-        session_id, tokens = launcher.complete(pending, ehr, code)
-        response = _redirect(landing(tokens.app_context))
+            raise launcher.refused(_not_permitted(error), ehr)
+        session_id, session, tokens = launcher.complete(pending, ehr, code, iss=iss)
+        former = request.cookies.get(cookies.session)
+        if former is not None:
+            live.replace(former)
+        response = _redirect(marked(landing(deps, session, tokens.app_context), session.window_mark))
         cookies.put(response, cookies.session, session_id, max_age_s=int(SESSION_LIFE_S))
         return response
-
-    @router.post("/smart/logout")
-    def logout(request: Request) -> Response:
-        _require_own_page(request, deps.public_base_url)
-        session_id = request.cookies.get(cookies.session)
-        if session_id is not None:
-            launcher.close(session_id)
-        response = pages.render("closed.html", ehr=None)
-        cookies.drop(response, cookies.session)
-        return response
-
-    @router.get("/smart/static/{name}")
-    def static(name: str) -> Response:
-        return pages.static(name)
 
     @router.get("/.well-known/jwks.json")
     def jwks() -> Response:
         """Spec: SMART App Launch 2.2.0, "Client Authentication: Asymmetric", registration by JWKS URL."""
         return JSONResponse(
-            public_jwks(deps.keyring), headers={"Cache-Control": f"public, max-age={_JWKS_LIFE_S}"}
+            public_jwks(deps.keyring, clock=deps.clock),
+            headers={"Cache-Control": f"public, max-age={_JWKS_LIFE_S}"},
         )
 
     return router
@@ -281,36 +280,16 @@ def _binding(cookie: str | None) -> str:
     return cookie if cookie is not None and _BINDING.fullmatch(cookie) else new_browser_binding()
 
 
-def landing(app_context: str | None) -> str:
-    """Return the page a launch leads to: the result that the card's link named, else the list of studies.
+def _not_permitted(error: str | None) -> Forbidden:
+    """The EHR's own code goes to the audit; its description is free text of another, and goes nowhere.
 
-    Spec: CDS Hooks 2.0.1, Link `appContext`
+    Spec: RFC 6749 section 4.1.2.1
     """
-    result_id = _result_in(app_context)
-    return "/patient" if result_id is None else f"/results/{result_id}"
-
-
-def _result_in(app_context: str | None) -> str | None:
-    try:
-        context: Any = json.loads(app_context or "null")
-    except ValueError:
-        return None
-    result_id = context.get("result") if isinstance(context, dict) else None
-    return result_id if isinstance(result_id, str) and _RESULT_ID.fullmatch(result_id) else None
+    known = error if error is not None and _ERROR.fullmatch(error) else "refused"
+    return Forbidden("your EHR did not permit the launch", code=f"oauth_{known}")
 
 
 def _redirect(url: str) -> Response:
     return RedirectResponse(
         url, status_code=303, headers={"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
     )
-
-
-def _require_own_page(request: Request, public_base_url: str) -> None:
-    """The session cookie is sent from other sites too: a form of theirs must not act.
-
-    Spec: Fetch Metadata, `Sec-Fetch-Site`; RFC 6454 `Origin`
-    """
-    site = request.headers.get("Sec-Fetch-Site")
-    own = site == "same-origin" if site is not None else request.headers.get("Origin") == public_base_url
-    if not own:
-        raise Forbidden("the request did not come from a page of this service", code="cross_site_request")

@@ -1,7 +1,8 @@
-"""The demo EHR's SMART authorization server: launches, codes, tokens, introspection.
+"""The demo EHR's SMART authorization server: launches, codes, tokens, refresh, systems, introspection.
 
-It has no sign-in: whoever reaches the demo is its one practitioner, and every launch is approved.
-Spec: SMART App Launch 2.2; RFC 6749, 7523, 7636, 7662, 9207
+It has no sign-in: whoever reaches the demo is its one practitioner, and every launch is approved. In all else it
+is strict: PKCE with S256, codes and refresh tokens used once, client assertions fresh and of five minutes.
+Spec: SMART App Launch 2.2; RFC 6749, 7523, 7636, 7662, 9207, 9700
 """
 
 import base64
@@ -12,89 +13,59 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode
 
 from joserfc import jwt
-from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, KeySet
 
-from rayhook.auth.scopes import ScopeSet
+from rayhook.deploy.demo.ehr_clients import ClientAuthenticator
+from rayhook.deploy.demo.ehr_scopes import (
+    CONTEXT_SCOPES,
+    LOGIN_SCOPES,
+    READ_SCOPES,
+    SYSTEM_SCOPES,
+    WRITE_SCOPES,
+)
 from rayhook.deploy.demo.ehr_seed import PRACTITIONER_ID, PRACTITIONER_NAME
+from rayhook.deploy.demo.ehr_tokens import CLIENT_ID, TOKEN_LIFE_S, AccessToken, Grant, OAuthError, TokenStore
 from rayhook.fhir.errors import InvalidRequest, NotFound
-
-CLIENT_ID = "rayhook"
-ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-READ_SCOPES = (
-    "patient/Patient.r",
-    "patient/ImagingStudy.rs",
-    "patient/Endpoint.rs",
-    "patient/ServiceRequest.rs",
-    "patient/DiagnosticReport.rs",
-    "patient/Observation.rs",
-    "patient/Device.rs",
-    "patient/Provenance.rs",
-)
-WRITE_SCOPES = (
-    "patient/DiagnosticReport.c",
-    "patient/Observation.c",
-    "patient/Device.c",
-    "patient/Provenance.c",
-)
-LOGIN_SCOPES = ("openid", "fhirUser", "launch")
 
 _LAUNCH_LIFE_S = 300.0
 _CODE_LIFE_S = 60.0
-_TOKEN_LIFE_S = 300
-_ASSERTION_LIFE_S = 300
 _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}")
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
-class OAuthError(Exception):
-    """Spec: RFC 6749 section 5.2."""
-
-    def __init__(self, error: str, description: str) -> None:
-        super().__init__(description)
-        self.error = error
-        self.description = description
-        self.status = 401 if error == "invalid_client" else 400
-
-
 @dataclass(frozen=True, slots=True)
 class LaunchContext:
+    """`study_id` is the ImagingStudy that the user was looking at, or chose."""
+
     patient_id: str
     app_context: str | None
     expires_at: float
+    study_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class AccessToken:
-    """`patient_id` binds every read and write; `client_id` and `user` are told by introspection."""
-
-    patient_id: str
-    scope: str
-    expires_at: float
-    client_id: str = CLIENT_ID
-    user: str = f"Practitioner/{PRACTITIONER_ID}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Grant:
-    """An authorization code's; `token` is set when the code has been used, so that reuse can revoke it."""
+class _Code:
+    """An authorization code's; `used` is set once it was shown, so that a second time ends the grant."""
 
     launch: LaunchContext
-    scope: str
+    grant: Grant
     challenge: str
     nonce: str | None
     expires_at: float
-    token: str | None = None
+    used: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorizationRequest:
-    """The query of GET /authorize, as it came."""
+    """The parameters of /authorize, as they came.
+
+    `chosen_patient` and `chosen_study` are the demo's own: what the user chose in a standalone launch.
+    """
 
     response_type: str
     client_id: str
@@ -106,22 +77,40 @@ class AuthorizationRequest:
     code_challenge: str
     code_challenge_method: str
     nonce: str | None = None
+    chosen_patient: str | None = None
+    chosen_study: str | None = None
+
+    @property
+    def needs_choice(self) -> bool:
+        """Spec: SMART App Launch 2.2, "Launch App: Standalone Launch", scope launch/patient."""
+        return not self.launch and "launch/patient" in self.scope.split() and self.chosen_patient is None
+
+    @property
+    def asks_for_study(self) -> bool:
+        return "launch/imagingstudy" in self.scope.split()
 
 
 @dataclass(slots=True, kw_only=True)
 class AuthorizationServer:
-    """`client_keys` reads the registered client's JWK Set; `key` signs id_tokens."""
+    """`client_keys` reads the registered client's JWK Set; `key` signs id_tokens.
+
+    `takes_post` says so in the discovery document; the endpoint takes a POST in any case.
+    """
 
     issuer: str
     redirect_uri: str
     key: ECKey
     client_keys: Callable[[], KeySet]
     clock: Callable[[], float] = time.time
+    takes_post: bool = False
+    tokens: TokenStore = field(init=False)
+    clients: ClientAuthenticator = field(default_factory=ClientAuthenticator)
     _launches: dict[str, LaunchContext] = field(default_factory=dict)
-    _grants: dict[str, _Grant] = field(default_factory=dict)
-    _tokens: dict[str, AccessToken] = field(default_factory=dict)
-    _used_jti: dict[str, float] = field(default_factory=dict)
+    _codes: dict[str, _Code] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.tokens = TokenStore(self.clock)
 
     @property
     def token_endpoint(self) -> str:
@@ -152,30 +141,43 @@ class AuthorizationServer:
             "token_endpoint_auth_signing_alg_values_supported": ["ES384", "RS384"],
             "introspection_endpoint_auth_methods_supported": ["private_key_jwt"],
             "id_token_signing_alg_values_supported": ["ES384"],
-            "grant_types_supported": ["authorization_code"],
+            "grant_types_supported": ["authorization_code", "refresh_token", "client_credentials"],
             "response_types_supported": ["code"],
             "subject_types_supported": ["public"],
-            "scopes_supported": [*LOGIN_SCOPES, *READ_SCOPES, *WRITE_SCOPES],
+            "scopes_supported": [
+                *LOGIN_SCOPES,
+                *CONTEXT_SCOPES,
+                *READ_SCOPES,
+                *WRITE_SCOPES,
+                *SYSTEM_SCOPES,
+            ],
             "code_challenge_methods_supported": ["S256"],
             "authorization_response_iss_parameter_supported": True,
             "capabilities": [
                 "launch-ehr",
+                "launch-standalone",
                 "client-confidential-asymmetric",
                 "sso-openid-connect",
+                "context-banner",
                 "context-ehr-patient",
+                "context-standalone-patient",
+                "context-style",
+                "permission-online",
                 "permission-patient",
                 "permission-v2",
+                *(("authorize-post",) if self.takes_post else ()),
             ],
         }
 
     def public_jwks(self) -> dict[str, Any]:
         return {"keys": [self.key.as_dict(private=False)]}
 
-    def new_launch(self, patient_id: str, app_context: str | None) -> str:
+    def new_launch(self, patient_id: str, app_context: str | None, study_id: str | None = None) -> str:
         """Return a `launch` handle for the app to echo."""
         handle = secrets.token_urlsafe(24)
+        context = LaunchContext(patient_id, app_context, self.clock() + _LAUNCH_LIFE_S, study_id)
         with self._lock:
-            self._launches[handle] = LaunchContext(patient_id, app_context, self.clock() + _LAUNCH_LIFE_S)
+            self._launches[handle] = context
         return handle
 
     def authorize(self, request: AuthorizationRequest) -> str:
@@ -184,78 +186,130 @@ class AuthorizationServer:
         Raises InvalidRequest where the client or its redirect URI is not the registered one:
         such a request must not be redirected (RFC 6749 section 4.1.2.1).
         """
-        if request.client_id != CLIENT_ID or request.redirect_uri != self.redirect_uri:
-            raise InvalidRequest("client_id and redirect_uri must be the registered ones")
+        self.require_registered(request)
         try:
-            code = self._grant(request)
+            code = self._code(request)
         except OAuthError as error:
             answer = {"error": error.error, "error_description": error.description}
         else:
             answer = {"code": code}
         return f"{self.redirect_uri}?{urlencode({**answer, 'state': request.state, 'iss': self.issuer})}"
 
-    def _grant(self, request: AuthorizationRequest) -> str:
+    def require_registered(self, request: AuthorizationRequest) -> None:
+        if request.client_id != CLIENT_ID or request.redirect_uri != self.redirect_uri:
+            raise InvalidRequest("client_id and redirect_uri must be the registered ones")
+
+    def _code(self, request: AuthorizationRequest) -> str:
         if request.response_type != "code":
             raise OAuthError("unsupported_response_type", "response_type must be code")
         if request.code_challenge_method != "S256" or not _CHALLENGE.fullmatch(request.code_challenge):
             raise OAuthError("invalid_request", "a PKCE code_challenge with S256 is required")
         if request.aud != self.issuer:
             raise OAuthError("invalid_request", "aud must be this FHIR server")
+        launch = self._launch(request)
+        offered = {*LOGIN_SCOPES, *CONTEXT_SCOPES, *READ_SCOPES}
+        granted = " ".join(scope for scope in request.scope.split() if scope in offered)
+        code = secrets.token_urlsafe(32)
+        with self._lock:
+            self._codes[code] = _Code(
+                launch,
+                Grant(launch.patient_id, granted),
+                request.code_challenge,
+                request.nonce,
+                self.clock() + _CODE_LIFE_S,
+            )
+        return code
+
+    def _launch(self, request: AuthorizationRequest) -> LaunchContext:
+        if request.chosen_patient is not None and not request.launch:
+            return LaunchContext(
+                request.chosen_patient, None, self.clock() + _LAUNCH_LIFE_S, request.chosen_study
+            )
         with self._lock:
             launch = self._launches.pop(request.launch, None)
         if launch is None or launch.expires_at < self.clock():
             raise OAuthError("invalid_request", "launch is unknown, used or expired")
-        offered = {*LOGIN_SCOPES, *READ_SCOPES}
-        granted = " ".join(scope for scope in request.scope.split() if scope in offered)
-        code = secrets.token_urlsafe(32)
-        with self._lock:
-            self._grants[code] = _Grant(
-                launch, granted, request.code_challenge, request.nonce, self.clock() + _CODE_LIFE_S
-            )
-        return code
+        return launch
 
     def exchange(self, form: Mapping[str, str]) -> dict[str, Any]:
-        """Return the token response for an authorization code.
-
-        Spec: SMART App Launch 2.2, "Obtain access token"; a code used twice revokes its token (RFC 9700).
-        """
+        """Return the token response for a code, a refresh token, or a system that shows its own credentials."""
         self.authenticate_client(form, audience=self.token_endpoint)
-        if form.get("grant_type") != "authorization_code":
-            raise OAuthError("unsupported_grant_type", "grant_type must be authorization_code")
-        grant = self._redeem(form.get("code", ""))
-        _verify_pkce(form.get("code_verifier", ""), grant.challenge)
+        match form.get("grant_type"):
+            case "authorization_code":
+                return self._exchange_code(form)
+            case "refresh_token":
+                return self._refresh(form)
+            case "client_credentials":
+                return self._system(form)
+        raise OAuthError("unsupported_grant_type", "grant_type is not one that this server knows")
+
+    def _exchange_code(self, form: Mapping[str, str]) -> dict[str, Any]:
+        """Spec: SMART App Launch 2.2, "Obtain access token"; RFC 9700: a code used twice ends its grant."""
+        code = self._redeem(form.get("code", ""))
+        _verify_pkce(form.get("code_verifier", ""), code.challenge)
         if form.get("redirect_uri") != self.redirect_uri:
             raise OAuthError("invalid_grant", "redirect_uri differs from the authorization request's")
-        token = self.issue(grant.launch.patient_id, grant.scope)
-        with self._lock:
-            self._grants[form["code"]] = _Grant(
-                grant.launch, grant.scope, grant.challenge, grant.nonce, grant.expires_at, token
-            )
-        return self._token_response(token, grant)
-
-    def _redeem(self, code: str) -> _Grant:
-        with self._lock:
-            grant = self._grants.pop(code, None)
-            if grant is not None and grant.token is not None:
-                self._tokens.pop(grant.token, None)
-        if grant is None or grant.token is not None or grant.expires_at < self.clock():
-            raise OAuthError("invalid_grant", "code is unknown, used or expired")
-        return grant
-
-    def _token_response(self, token: str, grant: _Grant) -> dict[str, Any]:
-        answer: dict[str, Any] = {
-            "access_token": token,
-            "token_type": "Bearer",
-            "expires_in": _TOKEN_LIFE_S,
-            "scope": grant.scope,
-            "patient": grant.launch.patient_id,
-            "need_patient_banner": True,
-        }
-        if grant.launch.app_context is not None:
-            answer["appContext"] = grant.launch.app_context
-        if "openid" in grant.scope.split():
-            answer["id_token"] = self._id_token(grant.nonce)
+        answer = self._token_response(code.grant) | self._context(code.launch)
+        if "openid" in code.grant.scope.split():
+            answer["id_token"] = self._id_token(code.nonce)
         return answer
+
+    def _redeem(self, text: str) -> _Code:
+        with self._lock:
+            code = self._codes.get(text)
+            if code is not None:
+                self._codes[text] = replace(code, used=True)
+        if code is not None and code.used:
+            self.tokens.end(code.grant)
+        if code is None or code.used or code.expires_at < self.clock():
+            raise OAuthError("invalid_grant", "code is unknown, used or expired")
+        return code
+
+    def _refresh(self, form: Mapping[str, str]) -> dict[str, Any]:
+        """Spec: SMART App Launch 2.2, "Refresh access token"; the scopes may become fewer, never more."""
+        grant = self.tokens.redeem_refresh(form.get("refresh_token", ""))
+        asked = form.get("scope", grant.scope).split()
+        if not set(asked) <= set(grant.scope.split()):
+            raise OAuthError("invalid_scope", "scope is more than was granted")
+        return self._token_response(replace(grant, scope=" ".join(asked)))
+
+    def _system(self, form: Mapping[str, str]) -> dict[str, Any]:
+        """Spec: SMART App Launch 2.2, "Backend Services"."""
+        granted = [scope for scope in form.get("scope", "").split() if scope in SYSTEM_SCOPES]
+        if not granted:
+            raise OAuthError("invalid_scope", "scope must hold system scopes of this server")
+        grant = Grant(None, " ".join(granted), user=None)
+        return {
+            "access_token": self.tokens.issue(grant),
+            "token_type": "bearer",
+            "expires_in": self.tokens.life_s,
+            "scope": grant.scope,
+        }
+
+    def _token_response(self, grant: Grant) -> dict[str, Any]:
+        answer: dict[str, Any] = {
+            "access_token": self.tokens.issue(grant),
+            "token_type": "Bearer",
+            "expires_in": self.tokens.life_s,
+            "scope": grant.scope,
+            "patient": grant.patient_id,
+        }
+        if "online_access" in grant.scope.split():
+            answer["refresh_token"] = self.tokens.issue_refresh(grant)
+        return answer
+
+    def _context(self, launch: LaunchContext) -> dict[str, Any]:
+        """Spec: SMART App Launch 2.2, "Launch context arrives with your access_token"."""
+        context: dict[str, Any] = {
+            "need_patient_banner": True,
+            "smart_style_url": f"{self._origin}/auth/style.json",
+            "tenant": "demo",
+        }
+        if launch.app_context is not None:
+            context["appContext"] = launch.app_context
+        if launch.study_id is not None:
+            context["fhirContext"] = [{"reference": f"ImagingStudy/{launch.study_id}"}]
+        return context
 
     def _id_token(self, nonce: str | None) -> str:
         now = int(self.clock())
@@ -264,7 +318,7 @@ class AuthorizationServer:
             "sub": PRACTITIONER_ID,
             "aud": CLIENT_ID,
             "iat": now,
-            "exp": now + _TOKEN_LIFE_S,
+            "exp": now + TOKEN_LIFE_S,
             "fhirUser": f"{self.issuer}/Practitioner/{PRACTITIONER_ID}",
             "name": PRACTITIONER_NAME,
         }
@@ -274,20 +328,12 @@ class AuthorizationServer:
         return jwt.encode(header, claims, self.key, algorithms=["ES384"])
 
     def issue(self, patient_id: str, scope: str) -> str:
-        """Return a new access token bound to `patient_id`."""
-        ScopeSet.parse(scope)
-        token = secrets.token_urlsafe(32)
-        with self._lock:
-            self._tokens[token] = AccessToken(patient_id, scope, self.clock() + _TOKEN_LIFE_S)
-        return token
+        """Return a new access token bound to `patient_id`, as hooks carry it."""
+        return self.tokens.issue(Grant(patient_id, scope))
 
     def find(self, token: str) -> AccessToken:
         """Return what `token` grants; raises NotFound where it is unknown or has expired."""
-        with self._lock:
-            found = self._tokens.get(token)
-        if found is None or found.expires_at < self.clock():
-            raise NotFound("access token is unknown or has expired")
-        return found
+        return self.tokens.find(token)
 
     def is_active(self, token: str) -> bool:
         try:
@@ -303,56 +349,31 @@ class AuthorizationServer:
             found = self.find(form.get("token", ""))
         except NotFound:
             return {"active": False}
-        return {
+        grant = found.grant
+        answer: dict[str, Any] = {
             "active": True,
-            "scope": found.scope,
-            "client_id": found.client_id,
+            "scope": grant.scope,
+            "client_id": grant.client_id,
             "exp": int(found.expires_at),
             "iss": self.issuer,
-            "sub": found.user.removeprefix("Practitioner/"),
-            "fhirUser": f"{self.issuer}/{found.user}",
-            "patient": found.patient_id,
+            "patient": grant.patient_id,
         }
+        if grant.user is not None:
+            answer |= {
+                "sub": grant.user.removeprefix("Practitioner/"),
+                "fhirUser": f"{self.issuer}/{grant.user}",
+            }
+        return {name: value for name, value in answer.items() if value is not None}
 
     def revoke(self, form: Mapping[str, str]) -> None:
         """Spec: RFC 7009; a token that is unknown is as good as revoked."""
         self.authenticate_client(form, audience=self.revocation_endpoint)
-        with self._lock:
-            self._tokens.pop(form.get("token", ""), None)
+        self.tokens.revoke(form.get("token", ""))
 
     def authenticate_client(self, form: Mapping[str, str], *, audience: str) -> None:
-        """Raise OAuthError unless the form carries a fresh assertion signed by the registered client.
-
-        Spec: SMART App Launch 2.2, "Client Authentication: Asymmetric"; RFC 7523
-        """
-        if form.get("client_assertion_type") != ASSERTION_TYPE:
-            raise OAuthError("invalid_client", "client_assertion_type must be jwt-bearer")
-        claims = self._assertion_claims(form.get("client_assertion", ""))
-        now = self.clock()
-        expires = claims.get("exp")
-        if claims.get("iss") != CLIENT_ID or claims.get("sub") != CLIENT_ID:
-            raise OAuthError("invalid_client", "iss and sub must be the client_id")
-        if claims.get("aud") not in (audience, [audience], self.token_endpoint, [self.token_endpoint]):
-            raise OAuthError("invalid_client", "aud must be the endpoint's URL")
-        if not isinstance(expires, (int, float)) or not now < expires <= now + _ASSERTION_LIFE_S + 5:
-            raise OAuthError("invalid_client", "exp must lie at most five minutes ahead")
-        self._use_jti(claims.get("jti"), float(expires))
-
-    def _assertion_claims(self, assertion: str) -> dict[str, Any]:
-        try:
-            return dict(jwt.decode(assertion, self.client_keys(), algorithms=["ES384", "RS384"]).claims)
-        except (JoseError, ValueError) as error:
-            raise OAuthError("invalid_client", "client_assertion could not be verified") from error
-
-    def _use_jti(self, jti: object, expires_at: float) -> None:
-        if not isinstance(jti, str) or not jti:
-            raise OAuthError("invalid_client", "jti is required")
-        with self._lock:
-            now = self.clock()
-            self._used_jti = {known: until for known, until in self._used_jti.items() if until > now}
-            if jti in self._used_jti:
-                raise OAuthError("invalid_client", "jti was used before")
-            self._used_jti[jti] = expires_at
+        self.clients.authenticate(
+            form, self.client_keys, audiences=(audience, self.token_endpoint), now=self.clock()
+        )
 
 
 def _verify_pkce(verifier: str, challenge: str) -> None:

@@ -44,7 +44,7 @@ class SearchQuery:
 
 
 def search_bundle(
-    store: ResourceStore, query: SearchQuery, *, base_url: str, patient_id: str, faults: EHRFaults
+    store: ResourceStore, query: SearchQuery, *, base_url: str, patient_id: str | None, faults: EHRFaults
 ) -> Resource:
     """Return the searchset Bundle for one query; this is also what prefetch is filled with.
 
@@ -66,8 +66,10 @@ def search_bundle(
     return {**bundle, "entry": entries} if entries else bundle
 
 
-def visible_to(patient_id: str) -> Callable[[Mapping[str, Any]], bool]:
-    """Return the test of being in this patient's compartment, or in nobody's."""
+def visible_to(patient_id: str | None) -> Callable[[Mapping[str, Any]], bool]:
+    """Return the test of being in this patient's compartment, or in nobody's; a system sees everybody's."""
+    if patient_id is None:
+        return lambda _: True
     return lambda resource: patient_of(resource) in (None, f"Patient/{patient_id}")
 
 

@@ -13,11 +13,12 @@ from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from rayhook.auth.scopes import ScopeSet
-from rayhook.deploy.demo.ehr_authorization import AccessToken, AuthorizationServer
+from rayhook.deploy.demo.ehr_authorization import AuthorizationServer
 from rayhook.deploy.demo.ehr_bundle import SearchQuery, as_seen, search_bundle, visible_to
 from rayhook.deploy.demo.ehr_faults import EHRFaults
 from rayhook.deploy.demo.ehr_search import SEARCHABLE
 from rayhook.deploy.demo.ehr_store import Created, Resource, ResourceStore, etag_of
+from rayhook.deploy.demo.ehr_tokens import AccessToken
 from rayhook.fhir.errors import (
     Forbidden,
     InvalidRequest,
@@ -229,7 +230,7 @@ class FHIREndpoint:
 
 
 def _require(token: AccessToken, resource_type: str, interaction: str) -> None:
-    if not ScopeSet.parse(token.scope).permits("patient", resource_type, interaction):
+    if not ScopeSet.parse(token.scope).permits(token.context, resource_type, interaction):
         raise Forbidden(f"the token's scope does not allow {interaction} on {resource_type[:40]}")
 
 

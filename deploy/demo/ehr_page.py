@@ -120,12 +120,15 @@ class ChartPages:
             "app.html", patient=self._patient(patient_id), launch_query=request.url.query
         )
 
-    def launch(self, patient_id: str, url: str, app_context: str = "") -> Response:
-        """Spec: SMART App Launch 2.2, "EHR launch"; only the registered app may be launched."""
+    def launch(self, patient_id: str, url: str, app_context: str = "", study: str = "") -> Response:
+        """Spec: SMART App Launch 2.2, "EHR launch"; only the registered app may be launched.
+
+        study: the id of the ImagingStudy that the clinician is looking at.
+        """
         self._patient(patient_id)
         if origin_of(url) != origin_of(self.client.cds_base_url):
             raise InvalidRequest("url must belong to the registered app", expression="url")
-        handle = self.authorization.new_launch(patient_id, app_context or None)
+        handle = self.authorization.new_launch(patient_id, app_context or None, study or None)
         query = urlencode({"iss": self.authorization.issuer, "launch": handle})
         return RedirectResponse(f"{url}?{query}", status_code=303)
 

@@ -13,6 +13,7 @@ from rayhook.fhir.errors import (
     UpstreamError,
     UpstreamRefused,
     UpstreamTimeout,
+    UpstreamUnauthorized,
     UpstreamUnavailable,
 )
 from tests.doubles.raw_server import always, answer, dripping, in_turn
@@ -96,7 +97,7 @@ def test_read_by_no_id_is_refused_before_anything_is_sent(at, id_):
     ("status", "error"),
     [
         ("400 Bad Request", UpstreamError),
-        ("401 Unauthorized", UpstreamRefused),
+        ("401 Unauthorized", UpstreamUnauthorized),
         ("403 Forbidden", UpstreamRefused),
         ("404 Not Found", NotFound),
         ("410 Gone", NotFound),

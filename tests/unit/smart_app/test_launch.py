@@ -5,7 +5,7 @@ import pytest
 from starlette.responses import Response
 
 from rayhook.smart_app.access import Cookies
-from rayhook.smart_app.launch import landing
+from rayhook.smart_app.landing import named_result
 
 RESULT = "0123456789abcdef" * 2
 
@@ -39,20 +39,20 @@ def test_app_context_of_the_card_leads_to_its_result(world):
 
 
 @pytest.mark.parametrize(
-    ("context", "path"),
+    ("context", "result_id"),
     [
-        (f'{{"result": "{RESULT}"}}', f"/results/{RESULT}"),
-        (None, "/patient"),
-        ("", "/patient"),
-        ("not json", "/patient"),
-        ('["result"]', "/patient"),
-        ('{"result": "https://evil.example"}', "/patient"),
-        ('{"result": "../smart/logout"}', "/patient"),
-        ('{"result": 7}', "/patient"),
+        (f'{{"result": "{RESULT}"}}', RESULT),
+        (None, None),
+        ("", None),
+        ("not json", None),
+        ('["result"]', None),
+        ('{"result": "https://evil.example"}', None),
+        ('{"result": "../smart/logout"}', None),
+        ('{"result": 7}', None),
     ],
 )
-def test_landing_is_one_of_our_own_pages(context, path):
-    assert landing(context) == path
+def test_app_context_names_a_result_or_nothing(context, result_id):
+    assert named_result(context) == result_id
 
 
 def test_authorization_request_is_bound_to_the_fhir_server_with_pkce(world):
@@ -178,7 +178,7 @@ def test_cookie_on_https_is_host_bound_and_partitioned():
 def test_logout_ends_the_session_and_revokes_the_token(world):
     with world.browser() as browser:
         world.launch(browser, "phantom-a")
-        tokens = list(world.ehr.authorization._tokens)
+        tokens = list(world.ehr.authorization.tokens._access)
         browser.post(f"{world.base_url}/smart/logout", headers={"Origin": world.base_url})
         page = browser.get(f"{world.base_url}/patient")
     assert page.status_code == 401

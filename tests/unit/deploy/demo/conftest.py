@@ -19,7 +19,8 @@ from starlette.types import Receive, Scope, Send
 
 from rayhook.deploy.demo.catalogue import Catalogue, DemoInstance, DemoStudy
 from rayhook.deploy.demo.ehr import DemoEHR, create_ehr
-from rayhook.deploy.demo.ehr_authorization import ASSERTION_TYPE, CLIENT_ID
+from rayhook.deploy.demo.ehr_clients import ASSERTION_TYPE
+from rayhook.deploy.demo.ehr_tokens import CLIENT_ID
 from rayhook.deploy.demo.run import serving
 
 BASE_URL = "http://127.0.0.1:8101"
