@@ -37,6 +37,7 @@ class Permission(StrEnum):
     INFERENCE_MODEL_MANAGE = "inference:model:manage"
     INFERENCE_MODEL_READ = "inference:model:read"
     INFERENCE_PERFORMANCE_READ = "inference:performance:read"
+    SMART_APP_ANALYSIS_START = "smart_app:analysis:start"
     SMART_APP_FHIR_READ = "smart_app:fhir:read"
     SMART_APP_FINDING_ANSWER = "smart_app:finding:answer"
     SMART_APP_IMAGE_READ = "smart_app:image:read"
@@ -70,7 +71,7 @@ PERMISSIONS: Final[Mapping[Role, frozenset[Permission]]] = MappingProxyType(
                 Permission.INFERENCE_MODEL_READ,
             }
         ),
-        Role.CLINICIAN: _READS | {Permission.SMART_APP_FINDING_ANSWER},
+        Role.CLINICIAN: _READS | {Permission.SMART_APP_ANALYSIS_START, Permission.SMART_APP_FINDING_ANSWER},
         Role.COMPLIANCE_OFFICER: frozenset(
             {
                 Permission.AUDIT_DISCLOSURE_READ,
@@ -92,7 +93,12 @@ PERMISSIONS: Final[Mapping[Role, frozenset[Permission]]] = MappingProxyType(
                 Permission.INFERENCE_PERFORMANCE_READ,
             }
         ),
-        Role.RADIOLOGIST: _READS | {Permission.SMART_APP_FINDING_ANSWER, Permission.SMART_APP_REPORT_SIGN},
+        Role.RADIOLOGIST: _READS
+        | {
+            Permission.SMART_APP_ANALYSIS_START,
+            Permission.SMART_APP_FINDING_ANSWER,
+            Permission.SMART_APP_REPORT_SIGN,
+        },
         Role.SERVICE: frozenset({Permission.SMART_APP_FHIR_READ}),
     }
 )

@@ -202,6 +202,8 @@ def mount(app: FastAPI, service: Service) -> None:
         decoder=service.viewer_decoder,
         jwks=service.jwks,
         manifests=service.manifests,
+        models=service.pipeline.analyser.identities,
+        queue=service.queue,
         public_base_url=settings.public_base_url,
     )
     app.include_router(cds_router(cds))

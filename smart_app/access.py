@@ -21,12 +21,15 @@ from rayhook.fhir.errors import Forbidden, RayhookError, Unauthenticated
 from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.i18n import COOKIES, prefer
 from rayhook.smart_app.live_sessions import LiveSessions
-from rayhook.smart_app.own_page import require_own_page
+from rayhook.smart_app.own_page import SAFE_METHODS, require_own_page
 from rayhook.smart_app.problem import SCOPE_MISSING
 from rayhook.smart_app.staff_access import StaffGate, Staffing
 from rayhook.smart_app.window import StaleWindow, note_session, require_same_window
 
 __all__ = ["Cookies", "Gate", "Viewer", "Viewing", "agent_of", "require_own_page"]
+
+# A page that brings itself up to date is no use of the session by a person.
+_REFRESH = "X-Rayhook-Refresh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +114,17 @@ class Gate:
         return self.of_staff.staffing(permission, fresh=fresh)
 
     def viewer(self, request: Request) -> Viewer:
-        """Raise Unauthenticated without a live session, Forbidden without a patient or the right to read."""
+        """Return who looks, by the cookie.
+
+        Raises Unauthenticated without a live session, Forbidden without a patient or the right to read, and for a
+        form of another site.
+        """
+        if request.method not in SAFE_METHODS:
+            require_own_page(request, self._deps.public_base_url)
         session_id = request.cookies.get(self._cookies.session)
-        found = None if session_id is None else self._live.find(session_id)
+        found = (
+            None if session_id is None else self._live.find(session_id, noted=_REFRESH not in request.headers)
+        )
         ehr = None if found is None else self._deps.registry.by_id(found.ehr_id)
         if found is None or ehr is None:
             raise self.refused(Unauthenticated("no live session"), None)

@@ -1,8 +1,8 @@
 """What the SMART app needs from the composition root."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from rayhook.audit.record import AuditLog
@@ -12,14 +12,24 @@ from rayhook.auth.registry import EHRRegistry
 from rayhook.auth.tokens import JWKSCache
 from rayhook.fhir.transport import Transport
 from rayhook.inference.decode import Decoder
+from rayhook.inference.held_out import HeldOut
+from rayhook.inference.queue import AnalysisQueue
 from rayhook.inference.registry import Manifest
+from rayhook.inference.sign_off_queue import Backend, SignOffQueue, no_backend
+from rayhook.inference.study import ModelIdentity
+
+
+def _ignore(_result_id: str) -> None:
+    """Nobody keeps what was signed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SMARTDependencies:
     """`public_base_url` is the origin that browsers and EHRs know us by, without a trailing slash.
 
-    decoder: the viewer's own, so that nobody waits for a picture behind an analysis.
+    models: those that run, in their order.  decoder: the viewer's own, so that nobody waits for a picture behind an analysis.
+    held_out: evaluations by the SHA-256 of the weights that they are of.  backend: gives our own token for an EHR.
+    report_changed: is told the id of a result whose report was signed, changed or withdrawn.
     """
 
     registry: EHRRegistry
@@ -30,8 +40,25 @@ class SMARTDependencies:
     decoder: Decoder
     jwks: JWKSCache
     manifests: tuple[Manifest, ...]
+    models: tuple[ModelIdentity, ...]
+    queue: AnalysisQueue
     public_base_url: str
+    held_out: Mapping[str, HeldOut] = field(default_factory=dict)
+    backend: Backend = no_backend
+    report_changed: Callable[[str], None] = _ignore
     clock: Callable[[], float] = time.time
+
+    @property
+    def sign_off(self) -> SignOffQueue:
+        return SignOffQueue(
+            registry=self.registry,
+            sessions=self.sessions,
+            keyring=self.keyring,
+            audit=self.audit,
+            transport=self.transport,
+            backend=self.backend,
+            clock=self.clock,
+        )
 
     @property
     def secure(self) -> bool:

@@ -54,11 +54,12 @@ def find_study(
             return reference
     for study in listed():
         if study.study_instance_uid and study_handle(keyring, study.study_instance_uid) == handle:
-            return _reference(study, viewer)
+            return reference_of(study, viewer)
     raise NotFound("this patient has no such study", code="study_not_found")
 
 
-def _reference(study: ImagingStudySummary, viewer: Viewer) -> StudyReference:
+def reference_of(study: ImagingStudySummary, viewer: Viewer) -> StudyReference:
+    """Return what an analysis has to know of a study that has a UID."""
     contained = image_endpoint(study.contained_endpoints)
     assert study.study_instance_uid is not None
     return StudyReference(
@@ -73,6 +74,7 @@ def _reference(study: ImagingStudySummary, viewer: Viewer) -> StudyReference:
         started=study.started,
         modalities=study.modalities,
         description=study.description,
+        service_request=study.based_on,
         endpoint_ids=_endpoint_ids(study, viewer.session.fhir_base_url),
     )
 

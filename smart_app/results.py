@@ -1,24 +1,27 @@
 """The pages of the launched patient: studies, results and their images."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.record import AuditEntry
 from rayhook.auth.roles import Permission
 from rayhook.fhir.errors import NotFound
+from rayhook.inference.answers import Answers
 from rayhook.inference.jobs import StoredJob, StoredResult, jobs_for_patient, load_result, results_for_patient
+from rayhook.inference.review import AnswerState, answer_summary, load_answers
+from rayhook.inference.signature import Signature, load_signatures
 from rayhook.inference.study import KeyImage
 from rayhook.smart_app.access import Gate, Viewer, agent_of
+from rayhook.smart_app.answer_view import answers_path, report_path, review_view
 from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.pages import Pages, page_route
 from rayhook.smart_app.patient import EHRReader, KnownStudies, PatientBanner
 from rayhook.smart_app.presentation import present_result
-from rayhook.smart_app.studies import job_view, job_words, list_studies
 from rayhook.smart_app.viewer import ViewerFiles, viewer_view
 
 _PNG = "image/png"
@@ -43,11 +46,14 @@ class ResultViews:
         self._record_read(viewer, entities, succeeded=known.notice is None)
         return known
 
-    def of_patient(self, viewer: Viewer) -> tuple[list[StoredJob], list[StoredResult]]:
+    def of_patient(
+        self, viewer: Viewer
+    ) -> tuple[list[StoredJob], list[StoredResult], Mapping[str, AnswerState]]:
         deps = self._deps
         with deps.sessions() as session:
             jobs = jobs_for_patient(session, deps.keyring, viewer.ehr.id, viewer.patient_id)
             results = results_for_patient(session, deps.keyring, viewer.ehr.id, viewer.patient_id)
+            answers = answer_summary(session, deps.keyring, viewer.ehr.id, viewer.patient_id)
             studies = sorted({job.reference.study_instance_uid for job in jobs})
             deps.audit.record(
                 session,
@@ -56,7 +62,17 @@ class ResultViews:
                 ),
             )
             session.commit()
-        return jobs, results
+        return jobs, results, answers
+
+    def reviewed(
+        self, viewer: Viewer, result_id: str, *, part: str = "page"
+    ) -> tuple[StoredResult, Answers, tuple[Signature, ...]]:
+        """Return a result with what people answered and signed; raises as `result` does."""
+        stored = self.result(viewer, result_id, part=part)
+        with self._deps.sessions() as session:
+            answers = load_answers(session, self._deps.keyring, stored.id)
+            signatures = load_signatures(session, self._deps.keyring, stored.id)
+        return stored, answers, signatures
 
     def result(self, viewer: Viewer, result_id: str, *, part: str) -> StoredResult:
         """Raise NotFound for another patient's result as for one that does not exist."""
@@ -80,7 +96,7 @@ class ResultViews:
 
     def job(self, viewer: Viewer, job_id: str) -> StoredJob:
         """Raise NotFound for another patient's job as for one that does not exist."""
-        jobs, _ = self.of_patient(viewer)
+        jobs = self.of_patient(viewer)[0]
         for job in jobs:
             if job.row.id == job_id:
                 return job
@@ -110,47 +126,20 @@ def build_result_router(
 ) -> APIRouter:
     router = APIRouter(route_class=page_route(pages), include_in_schema=False)
     views = ResultViews(deps, gate)
-    looking = Annotated[Viewer, Depends(gate.viewing(Permission.SMART_APP_STUDY_READ))]
     reading = Annotated[Viewer, Depends(gate.viewing(Permission.SMART_APP_RESULT_READ))]
     seeing = Annotated[Viewer, Depends(gate.viewing(Permission.SMART_APP_IMAGE_READ))]
 
-    @router.get("/patient")
-    def patient(viewer: looking) -> Response:
-        known = views.known_studies(viewer)
-        studies = list_studies(known.studies, *views.of_patient(viewer))
-        return pages.render(
-            "patient.html",
-            ehr=viewer.ehr,
-            patient=views.banner(viewer),
-            studies=studies,
-            unavailable=known.notice,
-            in_progress=any(study.in_progress for study in studies),
-        )
-
-    @router.get("/jobs/{job_id}")
-    def job(job_id: str, viewer: reading) -> Response:
-        found = views.job(viewer, job_id)
-        if found.row.result_id is not None:
-            return RedirectResponse(f"/results/{found.row.result_id}", status_code=303)
-        words = job_words(found)
-        return pages.render(
-            "job.html",
-            ehr=viewer.ehr,
-            patient=views.banner(viewer),
-            study=job_view(found),
-            headline=words.headline,
-            sentences=words.sentences,
-            in_progress=not found.row.state.is_final,
-        )
-
     @router.get("/results/{result_id}")
     def result(result_id: str, viewer: reading) -> Response:
-        stored = views.result(viewer, result_id, part="page")
+        stored, answers, signatures = views.reviewed(viewer, result_id)
         return pages.render(
             "result.html",
             ehr=viewer.ehr,
             patient=views.banner(viewer),
-            result=present_result(stored, deps.manifests),
+            result=present_result(stored, deps.manifests, deps.held_out),
+            review=review_view(stored, answers, signatures, viewer),
+            answers_path=answers_path(stored.id),
+            report_path=report_path(stored.id),
             viewer=viewer_view(viewer_files, deps.keyring, viewer, stored),
         )
 

@@ -30,6 +30,7 @@ PERMISSION_TEXTS: Final[Mapping[Permission, str]] = {
     Permission.INFERENCE_MODEL_MANAGE: translatable("Choose which models run"),
     Permission.INFERENCE_MODEL_READ: translatable("Read the model cards"),
     Permission.INFERENCE_PERFORMANCE_READ: translatable("See how the models perform"),
+    Permission.SMART_APP_ANALYSIS_START: translatable("Ask for the analysis of a study"),
     Permission.SMART_APP_FHIR_READ: translatable("Read results through the FHIR API"),
     Permission.SMART_APP_FINDING_ANSWER: translatable("Accept, edit or reject findings"),
     Permission.SMART_APP_IMAGE_READ: translatable("See the patient's images"),
