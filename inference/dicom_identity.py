@@ -3,6 +3,7 @@
 Spec: DICOM PS3.3 C.7.5.2 (Enhanced General Equipment), C.12.1 (SOP Common), IHE RAD AI Results, 6.5.3.1 (Contributing Equipment)
 """
 
+import logging
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,7 +20,7 @@ from rayhook.inference.dicom_uid import ObjectKind, derived_uid, object_uid, see
 from rayhook.inference.instance_names import OWN_MANUFACTURER as MANUFACTURER
 from rayhook.inference.registry import Manifest
 from rayhook.inference.report_key import model_key
-from rayhook.inference.source_header import open_source_header
+from rayhook.inference.source_header import PERSON_NAMES, open_source_header
 from rayhook.inference.statement import marked
 from rayhook.inference.study import AnalysisStatus, InstanceResult, ModelIdentity, StudyResult
 
@@ -29,6 +30,10 @@ _PLAIN = {EnhancedCTImageStorage: CTImageStorage, EnhancedMRImageStorage: MRImag
 _BODY_PARTS = {"12738006": "BRAIN", "39607008": "CHEST"}
 _PAIRED = frozenset({"BREAST", "LUNG"})
 
+
+# Their messages quote the values of attributes, which are the patient's.
+for _library in ("highdicom", "pydicom"):
+    logging.getLogger(_library).setLevel(logging.CRITICAL)
 
 # Far above the numbers that scanners give their series, so that ours are listed last.
 SERIES_NUMBERS = {
@@ -137,6 +142,10 @@ def settle(made: Dataset, source: ResultSource) -> Dataset:
     when = source.result.analysed_at.astimezone()
     made.InstanceCreationDate, made.InstanceCreationTime = f"{when:%Y%m%d}", f"{when:%H%M%S.%f}"
     made.InstitutionName = source.organization[:64]
+    for item in made.ContributingEquipmentSequence:
+        item.ContributionDateTime = f"{when:%Y%m%d%H%M%S.%f}"
+    for keyword in PERSON_NAMES:
+        made[keyword].value = str(made[keyword].value).rstrip("^")
     return made
 
 

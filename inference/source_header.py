@@ -20,6 +20,7 @@ from rayhook.fhir.errors import Unprocessable
 from rayhook.inference.lut import FrameAttributes
 
 MAX_BYTES = 16 << 10
+PERSON_NAMES = ("PatientName", "ReferringPhysicianName")
 
 _COPIED = (
     "AccessionNumber",
@@ -142,6 +143,10 @@ def open_source_header(data: bytes) -> Dataset:
     for keyword in _TYPE_2:
         if keyword not in header:
             setattr(header, keyword, "")
+    for keyword in PERSON_NAMES:
+        # highdicom quotes a name without components in a warning; the components that this adds are empty.
+        name = str(header[keyword].value)
+        header[keyword].value = name if not name or "^" in name else f"{name}^"
     header.set_original_encoding(is_implicit_vr=False, is_little_endian=True, character_encoding="utf8")
     header.ensure_file_meta()
     header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

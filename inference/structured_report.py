@@ -100,7 +100,7 @@ class Review:
     @property
     def person_name(self) -> str:
         """Return the name as a DICOM PN: of a name in one piece nobody knows which part is the family's."""
-        return re.sub(r"[\\^=\x00-\x1f]", " ", self.name).strip()[:64] or "unknown"
+        return (re.sub(r"[\\^=\x00-\x1f]", " ", self.name).strip()[:63] or "unknown") + "^"
 
 
 def build_structured_report(source: ResultSource) -> Dataset:
