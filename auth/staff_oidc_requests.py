@@ -30,17 +30,22 @@ class StaffOIDCRequestRow(SQLModel, table=True):
     nonce: bytes
     code_verifier: bytes
     landing: str = Field(max_length=255)
+    previous: str | None = Field(default=None, max_length=64)
     expires_at: float = Field(index=True)
 
 
 @dataclass(frozen=True, slots=True)
 class PendingSignIn:
-    """What the callback needs of the request that it answers; `landing` is the path to go on to."""
+    """What the callback needs of the request that it answers.
+
+    `landing` is the path to go on to, `previous` the key of the session that the new one replaces.
+    """
 
     provider: str
     landing: str
     nonce: str = field(repr=False)
     code_verifier: str = field(repr=False)
+    previous: str | None = None
 
 
 def begin_sign_in(
@@ -62,6 +67,7 @@ def begin_sign_in(
             nonce=_seal(keyring, "nonce", key, pending.nonce),
             code_verifier=_seal(keyring, "code_verifier", key, pending.code_verifier),
             landing=pending.landing,
+            previous=pending.previous,
             expires_at=now + REQUEST_LIFE_S,
         )
     )
@@ -81,6 +87,7 @@ def take_sign_in(
         landing=row.landing,
         nonce=_open(keyring, "nonce", key, row.nonce),
         code_verifier=_open(keyring, "code_verifier", key, row.code_verifier),
+        previous=row.previous,
     )
     session.expunge(row)
     taken = session.exec(delete(StaffOIDCRequestRow).where(col(StaffOIDCRequestRow.state_hash) == key))

@@ -81,12 +81,14 @@ def open_provider_session(
     agent: str,
     name: str,
     roles: Iterable[Role],
+    proved_at: float,
     clock: Clock = time.time,
 ) -> str:
     return _add(
         session,
         clock(),
         lambda key: {
+            "proved_at": proved_at,
             "provider": provider,
             "agent": _seal(keyring, "agent", key, agent),
             "name": _seal(keyring, "name", key, name),
@@ -124,7 +126,11 @@ def note_proof(session: Session, member: StaffMember, *, clock: Clock = time.tim
 
 
 def close_staff_session(session: Session, member: StaffMember) -> None:
-    session.exec(delete(StaffSessionRow).where(col(StaffSessionRow.id_hash) == member.session_key))
+    close_session_by_key(session, member.session_key)
+
+
+def close_session_by_key(session: Session, key: str) -> None:
+    session.exec(delete(StaffSessionRow).where(col(StaffSessionRow.id_hash) == key))
 
 
 def close_sessions_of(session: Session, account_id: str) -> int:
@@ -140,7 +146,7 @@ def _add(session: Session, now: float, columns: Callable[[str], dict[str, object
     session_id = secrets.token_urlsafe(32)
     key = _hash(session_id)
     times = {"proved_at": now, "expires_at": now + SESSION_LIFE_S, "last_used_at": now}
-    session.add(StaffSessionRow(id_hash=key, **times, **columns(key)))
+    session.add(StaffSessionRow(id_hash=key, **(times | columns(key))))
     session.flush()
     return session_id
 

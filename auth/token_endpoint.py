@@ -52,12 +52,16 @@ class TokenResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """How we show an authorization server who we are. `jku` is the URL of our JWK Set where it wants to see it."""
+    """How we show an authorization server who we are. `jku` is the URL of our JWK Set where it wants to see it.
+
+    A public client only says its name: its codes are bound to it by PKCE. Spec: RFC 6749 section 2.1
+    """
 
     client_id: str
     token_endpoint: str
     algorithm: SigningAlgorithm
     jku: str | None = None
+    is_public: bool = False
 
 
 def client_assertion(
@@ -109,16 +113,7 @@ class TokenEndpoint:
         return _json_object(self.send(url, form).body)
 
     def send(self, url: str, form: Mapping[str, str]) -> Response:
-        credentials = self.credentials
-        assertion = client_assertion(
-            self.keyring,
-            client_id=credentials.client_id,
-            token_endpoint=credentials.token_endpoint,
-            algorithm=credentials.algorithm,
-            jku=credentials.jku,
-            clock=self.clock,
-        )
-        signed = {**form, "client_assertion_type": _ASSERTION_TYPE, "client_assertion": assertion}
+        signed = {**form, **self._who_asks()}
         response = self.transport.request(
             "POST",
             url,
@@ -131,6 +126,20 @@ class TokenEndpoint:
         if response.status != _HTTP_OK:
             raise _oauth_error(response)
         return response
+
+    def _who_asks(self) -> Mapping[str, str]:
+        credentials = self.credentials
+        if credentials.is_public:
+            return {"client_id": credentials.client_id}
+        assertion = client_assertion(
+            self.keyring,
+            client_id=credentials.client_id,
+            token_endpoint=credentials.token_endpoint,
+            algorithm=credentials.algorithm,
+            jku=credentials.jku,
+            clock=self.clock,
+        )
+        return {"client_assertion_type": _ASSERTION_TYPE, "client_assertion": assertion}
 
 
 def _oauth_error(response: Response) -> UpstreamError:

@@ -56,7 +56,10 @@ def create(
     """Make an account, before the first start too. Prints once what its authenticator app needs."""
     from rayhook.auth.one_time_codes import enrolment_uri, qr_text
     from rayhook.deploy.accounts import opened_accounts
+    from rayhook.deploy.logging import configure_logging
+    from rayhook.deploy.settings import LogFormat
 
+    configure_logging(level="WARNING", log_format=LogFormat.CONSOLE)
     with opened_accounts(data_dir, make=True) as acts:
         if invite:
             account, token = acts.create(name, roles, agent=AGENT)

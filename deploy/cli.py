@@ -20,6 +20,7 @@ from rich.table import Column, Table
 
 from rayhook.deploy.account_commands import app as account
 from rayhook.deploy.conformance.command import app as conformance
+from rayhook.deploy.key_commands import app as keys
 from rayhook.deploy.labelled_images import Kind
 from rayhook.fhir.errors import RayhookError
 from rayhook.inference.statement import EXPERIMENTAL, INVESTIGATIONAL_SHORT, probability_text
@@ -44,6 +45,7 @@ registry = typer.Typer(no_args_is_help=True, help="Check the file that registers
 app.add_typer(account, name="account")
 app.add_typer(audit, name="audit")
 app.add_typer(conformance, name="conformance")
+app.add_typer(keys, name="keys")
 app.add_typer(model, name="model")
 app.add_typer(registry, name="registry")
 app.add_typer(train, name="train")
@@ -124,6 +126,17 @@ def demo(
     from rayhook.deploy.demo.run import run_demo
 
     run_demo(dataset=dataset, data_dir=data_dir, port=port, console=out)
+
+
+@app.command()
+def roles() -> None:
+    """Print which role has which permission, and what every route asks for, as Markdown tables."""
+    from rayhook.deploy.logging import configure_logging
+    from rayhook.deploy.role_tables import markdown, routes
+    from rayhook.deploy.settings import LogFormat
+
+    configure_logging(level="WARNING", log_format=LogFormat.CONSOLE)
+    sys.stdout.write(markdown(routes()))
 
 
 @app.command()

@@ -1,8 +1,12 @@
 """Whether a request that acts came from one of our own pages."""
 
+from typing import Final
+
 from fastapi import Request
 
 from rayhook.fhir.errors import Forbidden
+
+SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 
 
 def require_own_page(request: Request, public_base_url: str) -> None:

@@ -11,36 +11,42 @@ from starlette.routing import BaseRoute
 from rayhook.auth.roles import Permission
 from rayhook.fhir.text import translatable
 
-_PUBLIC: Final = translatable("anybody: nothing of a patient or of the staff is in it")
-_CDS_CLIENT: Final = translatable("a CDS client's signed call")
-_LAUNCH: Final = translatable("an EHR's launch, or the end of a session")
-_SIGN_IN: Final = translatable("who is about to sign in or out, within limits")
-_STAFF: Final = translatable("anybody of the staff who is signed in")
+PUBLIC: Final = translatable("anybody: nothing of a patient or of the staff is in it")
+CDS_CLIENT: Final = translatable("a CDS client's signed call")
+LAUNCH: Final = translatable("an EHR's launch, or the end of a session")
+SESSION: Final = translatable("a live session, for what its page looks like and whether it lives")
+SIGN_IN: Final = translatable("who is about to sign in or out, within limits")
+STAFF: Final = translatable("anybody of the staff who is signed in")
 
 # The routes that ask for no permission, and what they ask for instead. All others have a dependency that says it.
 OPEN: Final[Mapping[str, str]] = {
-    "/.well-known/jwks.json": _PUBLIC,
-    "/cds-services": _PUBLIC,
-    "/cds-services/documentation": _PUBLIC,
-    "/cds-services/{service_id}": _CDS_CLIENT,
-    "/cds-services/{service_id}/feedback": _CDS_CLIENT,
-    "/fhir/metadata": _PUBLIC,
-    "/health/live": _PUBLIC,
-    "/health/ready": _PUBLIC,
-    "/health/startup": _PUBLIC,
-    "/openapi.json": _PUBLIC,
-    "/sign-in": _SIGN_IN,
-    "/sign-in/confirm": _SIGN_IN,
-    "/sign-in/enrol/{token}": _SIGN_IN,
-    "/sign-in/oidc/callback": _SIGN_IN,
-    "/sign-in/oidc/{provider_id}": _SIGN_IN,
-    "/sign-out": _SIGN_IN,
-    "/smart/callback": _LAUNCH,
-    "/smart/language": _PUBLIC,
-    "/smart/launch": _LAUNCH,
-    "/smart/logout": _LAUNCH,
-    "/smart/static/{name}": _PUBLIC,
-    "/staff": _STAFF,
+    "/.well-known/jwks.json": PUBLIC,
+    "/.well-known/oauth-protected-resource/fhir/R4": PUBLIC,
+    "/cds-services": PUBLIC,
+    "/cds-services/documentation": PUBLIC,
+    "/cds-services/{service_id}": CDS_CLIENT,
+    "/cds-services/{service_id}/feedback": CDS_CLIENT,
+    "/fhir/R4/metadata": PUBLIC,
+    "/health/live": PUBLIC,
+    "/health/ready": PUBLIC,
+    "/health/startup": PUBLIC,
+    "/openapi.json": PUBLIC,
+    "/sign-in": SIGN_IN,
+    "/sign-in/confirm": SIGN_IN,
+    "/sign-in/enrol/{token}": SIGN_IN,
+    "/sign-in/oidc/callback": SIGN_IN,
+    "/sign-in/oidc/{provider_id}": SIGN_IN,
+    "/sign-out": SIGN_IN,
+    "/smart/callback": LAUNCH,
+    "/smart/language": PUBLIC,
+    "/smart/launch": LAUNCH,
+    "/smart/logout": LAUNCH,
+    "/smart/standalone": LAUNCH,
+    "/smart/static/viewer/{name:path}": PUBLIC,
+    "/smart/static/{name}": PUBLIC,
+    "/smart/style.css": SESSION,
+    "/smart/window": SESSION,
+    "/staff": STAFF,
 }
 
 

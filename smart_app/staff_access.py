@@ -15,13 +15,12 @@ from rayhook.auth.roles import Permission
 from rayhook.auth.staff_sessions import PROOF_LIFE_S, SESSION_LIFE_S, StaffMember, find_staff_session
 from rayhook.fhir.errors import Forbidden, RayhookError
 from rayhook.smart_app.dependencies import SMARTDependencies
-from rayhook.smart_app.own_page import require_own_page
+from rayhook.smart_app.own_page import SAFE_METHODS, require_own_page
 
 HOME: Final = "/staff"
 SIGN_IN: Final = "/sign-in"
 CONFIRM: Final = "/sign-in/confirm"
 _STAFF_PATH: Final = re.compile(r"/staff(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
-_SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ class StaffGate:
         show the second factor again. Raises Forbidden, told to the audit, without the permission, and for a form of
         another site.
         """
-        if request.method not in _SAFE_METHODS:
+        if request.method not in SAFE_METHODS:
             require_own_page(request, self._deps.public_base_url)
         member = self.member(request)
         if member is None:
@@ -143,7 +142,7 @@ def see_other(path: str, landing: str) -> HTTPException:
 
 def landing_of(request: Request) -> str:
     """Return the page to come back to. A form's address is not one: it would act again."""
-    return staff_path(request.url.path if request.method in _SAFE_METHODS else HOME)
+    return staff_path(request.url.path if request.method in SAFE_METHODS else HOME)
 
 
 def staff_path(path: str | None) -> str:

@@ -7,6 +7,7 @@ from rayhook.smart_app.enrolment import build_enrolment_router
 from rayhook.smart_app.pages import Pages
 from rayhook.smart_app.sign_in import build_sign_in_router
 from rayhook.smart_app.sign_in_confirm import build_confirm_router
+from rayhook.smart_app.sign_in_oidc import build_oidc_router
 from rayhook.smart_app.sign_in_steps import SignInSteps
 from rayhook.smart_app.staff import build_staff_router
 from rayhook.smart_app.staff_access import StaffGate
@@ -20,6 +21,7 @@ def build_staff_routers(deps: SMARTDependencies, pages: Pages, gate: StaffGate) 
     router = APIRouter()
     router.include_router(build_sign_in_router(deps, own, gate, steps))
     router.include_router(build_confirm_router(deps, own, gate, steps))
+    router.include_router(build_oidc_router(deps, own, gate, steps))
     router.include_router(build_enrolment_router(deps, own, steps))
     router.include_router(build_staff_router(own, gate))
     router.include_router(build_account_router(deps, own, gate))

@@ -51,6 +51,7 @@ def upgrade() -> None:
         sa.Column("nonce", sa.LargeBinary, nullable=False),
         sa.Column("code_verifier", sa.LargeBinary, nullable=False),
         sa.Column("landing", sa.String(255), nullable=False),
+        sa.Column("previous", sa.String(64)),
         sa.Column("expires_at", sa.Float, nullable=False),
     )
     op.create_index("ix_staff_oidc_request_expires_at", "staff_oidc_request", ["expires_at"])
