@@ -20,7 +20,10 @@ class CDSClientPrincipal:
 
 @dataclass(frozen=True, slots=True)
 class SMARTUser:
-    """`fhir_user` is relative ("Practitioner/1") where it lies on the EHR's own FHIR base."""
+    """`fhir_user` is relative ("Practitioner/1") where it lies on the EHR's own FHIR base.
+
+    expires_at: of the token, in seconds since the epoch, where it was a token that was shown.
+    """
 
     ehr: EHR
     fhir_user: str | None
@@ -29,6 +32,7 @@ class SMARTUser:
     client_id: str
     name: str | None = None
     roles: frozenset[Role] = frozenset()
+    expires_at: float | None = None
 
     def can(self, permission: Permission) -> bool:
         return permission in permissions_of(self.roles)

@@ -5,7 +5,8 @@ Spec: SMART App Launch 2.2.0; RFC 6749, 7523, 7636, 7662, 9207; RFC 9700 (best c
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -220,7 +221,7 @@ def introspect(
     )
 
 
-def _check_audience(named: object, ours: Set[str | None]) -> None:
+def _check_audience(named: object, ours: AbstractSet[str | None]) -> None:
     if named is None:
         return
     names = named if isinstance(named, list) else [named]

@@ -29,17 +29,32 @@ def install_problem_handlers(app: FastAPI) -> None:
 def problem_response(request: Request, error: RayhookError) -> Response:
     """Return `error` as an OperationOutcome; a 401 does not say why. Spec: CDS Hooks, best practices."""
     headers = {"Cache-Control": "no-store"}
+    is_fhir = request.url.path.startswith("/fhir/")
+    challenge = _challenge(request, error) if is_fhir else None
     if error.status == Unauthenticated.status:
-        headers["WWW-Authenticate"] = "Bearer"
+        headers["WWW-Authenticate"] = challenge or "Bearer"
         error = Unauthenticated("authentication is required")
+    elif challenge is not None:
+        headers["WWW-Authenticate"] = challenge
     if isinstance(error, RateLimited):
         headers["Retry-After"] = str(error.retry_after_s)
     return JSONResponse(
         operation_outcome(error),
         status_code=error.status,
         headers=headers,
-        media_type="application/fhir+json" if request.url.path.startswith("/fhir") else "application/json",
+        media_type="application/fhir+json" if is_fhir else "application/json",
     )
+
+
+def _challenge(request: Request, error: RayhookError) -> str | None:
+    """Return what our FHIR endpoint asks for: no code where no token came, none that says what was wrong with one.
+
+    Spec: RFC 6750, section 3
+    """
+    if error.status == Unauthenticated.status:
+        shown = request.headers.get("Authorization") is not None
+        return 'Bearer realm="fhir", error="invalid_token"' if shown else 'Bearer realm="fhir"'
+    return 'Bearer realm="fhir", error="insufficient_scope"' if error.code == "scope_insufficient" else None
 
 
 def _rayhook_error(request: Request, error: Exception) -> Response:

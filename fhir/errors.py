@@ -90,7 +90,7 @@ class Conflict(RayhookError):
 
 
 class NotAcceptable(RayhookError):
-    """Spec: RFC 9110 section 15.5.7; FHIR R4 http.html#mime-type"""
+    """Spec: RFC 9110 section 15.5.7; FHIR R4 http.html#mime-type."""
 
     status = 406
     issue_type = "not-supported"

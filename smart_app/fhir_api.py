@@ -1,195 +1,270 @@
-"""Our own FHIR R4 endpoint: the results of one patient, for a SMART session or an EHR's token.
+"""Our own FHIR R4 endpoint: one patient's results, for a SMART session or an EHR's token.
 
-Spec: FHIR R4 http.html, search.html; SMART App Launch 2.2.0, "Token Introspection"
+Spec: FHIR R4 http.html, search.html; SMART App Launch 2.2.0; RFC 6750, 9728
 """
 
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from typing import Annotated, Any, Final
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from rayhook.audit.events import AuditKind
 from rayhook.audit.record import AuditEntry
-from rayhook.auth.jose import take_apart
+from rayhook.auth.bearer import BearerTokens
 from rayhook.auth.principal import SMARTUser
-from rayhook.auth.registry import EHR
-from rayhook.auth.roles import Permission
-from rayhook.auth.smart import discover, introspect
-from rayhook.fhir.errors import Forbidden, NotFound, RayhookError, Unauthenticated
-from rayhook.fhir.r4 import encode_json
-from rayhook.inference.jobs import results_for_patient
+from rayhook.fhir.capability import (
+    ResourceCapability,
+    SearchParameter,
+    ServerCapability,
+    capability_statement,
+)
+from rayhook.fhir.errors import NotFound
 from rayhook.smart_app.access import Gate, agent_of
 from rayhook.smart_app.dependencies import SMARTDependencies
-from rayhook.smart_app.fhir_search import SERVED, ResultSearch, parse_search, resources_of
+from rayhook.smart_app.fhir_access import Caller, FHIRAccess
+from rayhook.smart_app.fhir_negotiation import fhir_response, is_known, is_lenient, read_form, require_json
+from rayhook.smart_app.fhir_parameters import INCLUDES, PARAMETERS, REVINCLUDES
+from rayhook.smart_app.fhir_resources import PatientResources, Served, load_resources
+from rayhook.smart_app.fhir_search import (
+    CURSOR,
+    Search,
+    found_in,
+    included_with,
+    open_cursor,
+    page_of,
+    parse_search,
+    require_served,
+    seal_cursor,
+    searchset,
+)
 
-MEDIA_TYPE = "application/fhir+json"
-_JWT_ALGORITHMS = ("ES256", "ES384", "RS256", "RS384")
-_JWT_DOTS = 2
+PREFIX: Final = "/fhir/R4"
+PROTECTED_RESOURCE: Final = f"/.well-known/oauth-protected-resource{PREFIX}"
+
+_AI: Final = "http://hl7.org/fhir/uv/aitransparency/StructureDefinition"
+_PROFILES: Final = {"Device": (f"{_AI}/AI-Device",), "Provenance": (f"{_AI}/AI-Provenance",)}
+_SIGNED: Final = frozenset({"DiagnosticReport", "Observation"})
+_SECURITY: Final = (
+    "A SMART session of this service, or a bearer token of a registered EHR: its issuer confirms it by "
+    "introspection (RFC 7662), or it is a JWT access token (RFC 9068) for this base URL. Scopes of SMART App "
+    "Launch, version 1 and 2, are enforced. This service is no authorization server; "
+    f"{PROTECTED_RESOURCE} names those whose tokens it takes."
+)
+
+Pairs = list[tuple[str, str]]
 
 
-class FHIRAccess:
-    """Says who asks, and reads that patient's resources together with the audit event."""
+class ResourceViews:
+    """Reads and searches, each with its audit event in the same transaction."""
 
-    def __init__(self, deps: SMARTDependencies, gate: Gate) -> None:
+    def __init__(self, deps: SMARTDependencies, gate: Gate, access: FHIRAccess) -> None:
         self._deps = deps
         self._gate = gate
+        self._access = access
+        self.base_url = f"{deps.public_base_url}{PREFIX}"
 
-    def user(self, request: Request) -> SMARTUser:
-        """Return the holder of the bearer token, or without one, of the session cookie."""
-        authorization = request.headers.get("Authorization")
-        if authorization is None:
-            return self._permitted(self._gate.viewer(request).user)
-        try:
-            user = self._introspected(authorization)
-        except RayhookError as error:
-            raise self._gate.refused(error, None) from error
-        if user.patient_id is None:
-            raise self._gate.refused(Forbidden("the token names no patient"), user)
-        return self._permitted(user)
+    def read(
+        self,
+        user: SMARTUser,
+        resource_type: str,
+        resource_id: str,
+        *,
+        version_id: str | None,
+        named: str | None,
+    ) -> Served:
+        require_served(resource_type)
+        caller = self._access.caller(user, named)
+        grant = self._access.grant(caller, resource_type, "r")
 
-    def _permitted(self, user: SMARTUser) -> SMARTUser:
-        permission = Permission.SMART_APP_FHIR_READ
-        if user.can(permission):
-            return user
-        error = Forbidden("your role does not allow this", code="role_insufficient")
-        raise self._gate.refused(error, user, permission=permission)
+        def find(resources: PatientResources) -> list[Served]:
+            one = resources.read(resource_type, resource_id, version_id)
+            return [one] if one is not None and grant.allows(one.resource) else []
 
-    def _introspected(self, authorization: str) -> SMARTUser:
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise Unauthenticated("Authorization is not Bearer", code="token_missing")
-        ehr = self._issuer_of(token)
-        configuration = discover(self._deps.transport, ehr)
-        return introspect(
-            self._deps.transport,
-            self._deps.keyring,
-            ehr,
-            configuration,
-            token=token,
-            clock=self._deps.clock,
-        )
-
-    def _issuer_of(self, token: str) -> EHR:
-        """Return the one EHR to show the token to: no EHR ever sees another's.
-
-        An opaque token says nothing of its issuer, so it is accepted only where there is no choice.
-        """
-        candidates = [ehr for ehr in self._deps.registry if ehr.smart is not None and ehr.smart.introspection]
-        if token.count(".") == _JWT_DOTS:
-            issuer = take_apart(token, algorithms=_JWT_ALGORITHMS).claims.get("iss")
-            candidates = [ehr for ehr in candidates if ehr.smart is not None and ehr.smart.issuer == issuer]
-        if len(candidates) != 1:
-            raise Unauthenticated("the token's issuer is not known", code="issuer_unknown")
-        return candidates[0]
-
-    def read(self, user: SMARTUser, resource_type: str, resource_id: str) -> dict[str, Any]:
-        found = self._find(user, resource_type, "r", AuditKind.SMART_APP_FHIR_READ, [("_id", resource_id)])
+        found = self._audited(caller, AuditKind.SMART_APP_FHIR_READ, find, query="")
         if not found:
             raise self._gate.refused(NotFound(f"{resource_type}: no resource has this id"), user)
         return found[0]
 
-    def search(self, user: SMARTUser, search: ResultSearch) -> list[dict[str, Any]]:
-        return self._find(
-            user, search.resource_type, "s", AuditKind.SMART_APP_FHIR_SEARCHED, list(search.filters)
+    def search(self, user: SMARTUser, resource_type: str, pairs: Pairs, *, lenient: bool) -> dict[str, Any]:
+        require_served(resource_type)
+        search, caller = self._asked(user, resource_type, pairs, lenient=lenient)
+        grant = self._access.grant(caller, resource_type, "s")
+        found: list[Served] = []
+        included: list[Served] = []
+
+        def find(resources: PatientResources) -> list[Served]:
+            found.extend(found_in(search, resources, allows=grant.allows, base_url=self.base_url))
+            shown = page_of(search, found)
+            included.extend(
+                included_with(search, shown, resources, allows=lambda one: self._access.included(caller, one))
+            )
+            return [*shown, *included]
+
+        self._audited(caller, AuditKind.SMART_APP_FHIR_SEARCHED, find, query=urlencode(search.pairs))
+        return searchset(
+            search,
+            found,
+            included=included,
+            base_url=self.base_url,
+            cursor_at=lambda offset: self._cursor(search, offset, caller),
         )
 
-    def _find(
+    def _asked(
+        self, user: SMARTUser, resource_type: str, pairs: Pairs, *, lenient: bool
+    ) -> tuple[Search, Caller]:
+        now = self._deps.clock()
+        cursors = [value for name, value in pairs if name == CURSOR]
+        if cursors:
+            holder = Caller(user, "").holder
+            search = open_cursor(
+                self._deps.keyring, cursors[-1], resource_type=resource_type, holder=holder, now=now
+            )
+        else:
+            search = parse_search(resource_type, pairs, as_of=now, lenient=lenient)
+        return search, self._access.caller(user, search.patient_id)
+
+    def _cursor(self, search: Search, offset: int, caller: Caller) -> str:
+        return seal_cursor(self._deps.keyring, search, offset=offset, holder=caller.holder)
+
+    def _audited(
         self,
-        user: SMARTUser,
-        resource_type: str,
-        interaction: str,
+        caller: Caller,
         kind: AuditKind,
-        filters: list[tuple[str, str]],
-    ) -> list[dict[str, Any]]:
-        self._require(user, resource_type, interaction)
-        assert user.patient_id is not None
-        deps = self._deps
+        find: Callable[[PatientResources], Iterable[Served]],
+        *,
+        query: str,
+    ) -> list[Served]:
+        deps, user = self._deps, caller.user
         with deps.sessions() as session:
-            results = results_for_patient(session, deps.keyring, user.ehr.id, user.patient_id)
-            found = resources_of(results, resource_type, filters)
+            resources = load_resources(session, deps.keyring, user.ehr.id, caller.patient_id)
+            found = list(find(resources))
             deps.audit.record(
                 session,
                 AuditEntry(
                     kind=kind,
                     ehr_id=user.ehr.id,
                     agent=agent_of(user),
-                    patient_id=user.patient_id,
-                    entities=tuple(f"{resource_type}/{one['id']}" for one in found),
-                    detail={"client": user.client_id},
+                    patient_id=caller.patient_id,
+                    entities=tuple("/".join(one.key) for one in found),
+                    detail={"client": user.client_id, **({"query": query} if query else {})},
                 ),
             )
             session.commit()
         return found
 
-    def _require(self, user: SMARTUser, resource_type: str, interaction: str) -> None:
-        if resource_type not in SERVED:
-            raise NotFound("this resource type is not served here")
-        if not user.scopes.permits(None, resource_type, interaction):
-            error = Forbidden(f"the granted scope does not allow {interaction} on {resource_type}")
-            raise self._gate.refused(error, user)
-
 
 def build_fhir_router(deps: SMARTDependencies, gate: Gate) -> APIRouter:
-    router = APIRouter(prefix="/fhir", tags=["fhir"])
-    access = FHIRAccess(deps, gate)
-    asking = Annotated[SMARTUser, Depends(access.user)]
-    base_url = f"{deps.public_base_url}/fhir"
+    tokens = BearerTokens(
+        registry=deps.registry,
+        transport=deps.transport,
+        keyring=deps.keyring,
+        jwks=deps.jwks,
+        audience=f"{deps.public_base_url}{PREFIX}",
+        clock=deps.clock,
+    )
+    access = FHIRAccess(gate, tokens)
+    views = ResourceViews(deps, gate, access)
+    router = APIRouter(tags=["fhir"])
+    router.include_router(_open_routes(deps, views.base_url))
+    router.include_router(_patient_routes(views, access))
+    return router
 
-    @router.get("/metadata")
+
+def _open_routes(deps: SMARTDependencies, base_url: str) -> APIRouter:
+    router = APIRouter()
+    statement = capability_statement(describe_server(base_url))
+    protected = {
+        "resource": base_url,
+        "resource_name": "Rayhook results, investigational",
+        "authorization_servers": [
+            ehr.smart.issuer
+            for ehr in deps.registry
+            if ehr.smart is not None and (ehr.smart.introspection or ehr.smart.jwt_access_tokens)
+        ],
+        "bearer_methods_supported": ["header"],
+        "scopes_supported": [
+            f"{context}/{kind}.rs" for context in ("patient", "user", "system") for kind in PARAMETERS
+        ],
+    }
+
+    @router.get(f"{PREFIX}/metadata", dependencies=[Depends(require_json)])
     def metadata() -> Response:
-        return _fhir_response(capability_statement(base_url))
+        return fhir_response(statement)
 
-    @router.get("/{resource_type}")
-    def search(resource_type: str, request: Request, user: asking) -> Response:
-        wanted = parse_search(resource_type, request.query_params.multi_items(), patient_id=user.patient_id)
-        return _fhir_response(wanted.bundle(access.search(user, wanted), base_url))
-
-    @router.get("/{resource_type}/{resource_id}")
-    def read(resource_type: str, resource_id: str, user: asking) -> Response:
-        return _fhir_response(access.read(user, resource_type, resource_id))
+    @router.get(PROTECTED_RESOURCE)
+    def protected_resource() -> Response:
+        """Spec: RFC 9728, section 3."""
+        return JSONResponse(protected)
 
     return router
 
 
-def capability_statement(base_url: str) -> dict[str, Any]:
-    """Spec: FHIR R4 CapabilityStatement; SMART App Launch 2.2.0, "Conformance"."""
-    return {
-        "resourceType": "CapabilityStatement",
-        "status": "active",
-        "date": "2026-11-01",
-        "kind": "instance",
-        "software": {"name": "Rayhook"},
-        "implementation": {"description": "Rayhook results, investigational", "url": base_url},
-        "fhirVersion": "4.0.1",
-        "format": ["json"],
-        "rest": [
-            {
-                "mode": "server",
-                "security": {
-                    "service": [
-                        {
-                            "coding": [
-                                {
-                                    "system": "http://terminology.hl7.org/CodeSystem/restful-security-service",
-                                    "code": "SMART-on-FHIR",
-                                }
-                            ]
-                        }
-                    ],
-                    "description": "A SMART session, or a bearer token that its issuer confirms by introspection.",
+def _patient_routes(views: ResourceViews, access: FHIRAccess) -> APIRouter:
+    router = APIRouter(prefix=PREFIX, dependencies=[Depends(require_json)])
+    asking = Annotated[SMARTUser, Depends(access.user)]
+
+    @router.get("/{resource_type}")
+    def search(resource_type: str, request: Request, user: asking) -> Response:
+        pairs = request.query_params.multi_items()
+        return fhir_response(views.search(user, resource_type, pairs, lenient=is_lenient(request)))
+
+    @router.post("/{resource_type}/_search")
+    def search_by_post(
+        resource_type: str, request: Request, user: asking, pairs: Annotated[Pairs, Depends(read_form)]
+    ) -> Response:
+        return fhir_response(views.search(user, resource_type, pairs, lenient=is_lenient(request)))
+
+    @router.get("/{resource_type}/{resource_id}")
+    def read(resource_type: str, resource_id: str, request: Request, user: asking) -> Response:
+        return _answer(request, user, resource_type, resource_id, None)
+
+    @router.get("/{resource_type}/{resource_id}/_history/{version_id}")
+    def vread(
+        resource_type: str, resource_id: str, version_id: str, request: Request, user: asking
+    ) -> Response:
+        return _answer(request, user, resource_type, resource_id, version_id)
+
+    def _answer(
+        request: Request, user: SMARTUser, resource_type: str, resource_id: str, version_id: str | None
+    ) -> Response:
+        named = request.query_params.get("patient")
+        one = views.read(user, resource_type, resource_id, version_id=version_id, named=named)
+        headers = {"ETag": one.etag}
+        if is_known(request, one.etag):
+            return Response(status_code=304, headers=headers)
+        return fhir_response(one.resource, headers=headers)
+
+    return router
+
+
+def describe_server(base_url: str) -> ServerCapability:
+    """Return what this endpoint does, from the tables that it does it by."""
+    return ServerCapability(
+        url=base_url,
+        software="Rayhook",
+        version=version("rayhook"),
+        description="Rayhook results: investigational, not cleared for diagnosis",
+        published="2026-11-25",
+        security=_SECURITY,
+        resources=[
+            ResourceCapability(
+                type=kind,
+                interactions=("read", "vread", "search-type"),
+                parameters={
+                    name: SearchParameter(kind=one.kind.value, note=one.note)
+                    for name, one in parameters.items()
                 },
-                "resource": [
-                    {
-                        "type": resource_type,
-                        "interaction": [{"code": "read"}, {"code": "search-type"}],
-                        "searchParam": [{"name": name, "type": kind} for name, kind in parameters.items()],
-                    }
-                    for resource_type, parameters in SERVED.items()
-                ],
-            }
+                includes=INCLUDES.get(kind, ()),
+                revincludes=REVINCLUDES.get(kind, ()),
+                profiles=_PROFILES.get(kind, ()),
+                versioned=True,
+                documentation=(
+                    "A signature makes a new version." if kind in _SIGNED else "Is made once and not changed."
+                ),
+            )
+            for kind, parameters in PARAMETERS.items()
         ],
-    }
-
-
-def _fhir_response(resource: dict[str, Any]) -> Response:
-    return Response(encode_json(resource), media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store"})
+    )

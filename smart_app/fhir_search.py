@@ -1,160 +1,307 @@
-"""Search over the resources of stored results.
+"""A search as asked, and its answer page by page.
 
-Spec: FHIR R4 search.html
+Spec: FHIR R4 search.html, http.html#search, http.html#paging
 """
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from typing import Any
+import base64
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 from urllib.parse import urlencode
 
-from rayhook.fhir.errors import Forbidden, InvalidRequest, NotFound
-from rayhook.inference.jobs import StoredResult
+from rayhook.auth.keys import Keyring
+from rayhook.fhir.errors import InvalidRequest, NotFound, RayhookError
+from rayhook.smart_app.fhir_parameters import (
+    INCLUDES,
+    OF_THE_PATIENT,
+    PARAMETERS,
+    REVINCLUDES,
+    Filter,
+    Kind,
+    elements,
+    matches,
+    read_filter,
+)
+from rayhook.smart_app.fhir_resources import PatientResources, Served
 
 Resource = dict[str, Any]
 Pair = tuple[str, str]
 
-_COMMON = {"_id": "token", "identifier": "token", "patient": "reference"}
-SERVED: Mapping[str, Mapping[str, str]] = {
-    "Device": _COMMON,
-    "DiagnosticReport": {**_COMMON, "based-on": "reference"},
-    "Observation": {**_COMMON, "based-on": "reference"},
-    "Provenance": {"_id": "token", "patient": "reference", "target": "reference"},
-}
-_RELATIVE = re.compile(r"[A-Z][A-Za-z]+/[A-Za-z0-9.-]{1,64}")
-_DEFAULT_COUNT = 50
-_MAX_COUNT = 200
+CURSOR: Final = "_cursor"
+MAX_COUNT: Final = 200
+
+_DEFAULT_COUNT: Final = 50
+_CURSOR_LIFE_S: Final = 3600.0
+_MAX_PARAMETERS: Final = 64
+_MAX_VALUE: Final = 1024
+_NOT_OF_THE_SEARCH: Final = frozenset({"_format", "_pretty"})
 
 
-@dataclass(frozen=True, slots=True)
-class ResultSearch:
-    """`filters` are what the resources must match; `count` and `offset` are the page."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """`filters` find the resources; the rest is what of them is told, and how.
+
+    patient_id: the one that the parameters name.  as_of: what came to be later is of no page.
+    ignored: names of parameters that we do not know, and were told to leave out.
+    """
 
     resource_type: str
-    filters: tuple[Pair, ...]
-    count: int
-    offset: int
+    filters: tuple[Filter, ...] = ()
+    patient_id: str | None = None
+    count: int = _DEFAULT_COUNT
+    offset: int = 0
+    as_of: float = 0.0
+    counts_only: bool = False
+    with_total: bool = True
+    sort: tuple[str, ...] = ()
+    includes: tuple[str, ...] = ()
+    revincludes: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
-    def bundle(self, found: list[Resource], base_url: str) -> Resource:
-        """Return the searchset page.
-
-        Spec: FHIR R4 http.html#paging
-        """
-        shown = found[self.offset : self.offset + self.count]
-        links = [self._link("self", base_url, self.offset)]
-        if self.offset + self.count < len(found):
-            links.append(self._link("next", base_url, self.offset + self.count))
-        bundle: Resource = {"resourceType": "Bundle", "type": "searchset", "total": len(found), "link": links}
-        entries = [
-            {
-                "fullUrl": f"{base_url}/{self.resource_type}/{one['id']}",
-                "resource": one,
-                "search": {"mode": "match"},
-            }
-            for one in shown
+    @property
+    def pairs(self) -> list[Pair]:
+        """The parameters that were used, as the link `self` tells them."""
+        pairs = [one.pair for one in self.filters]
+        pairs += [("_include", one) for one in self.includes] + [
+            ("_revinclude", one) for one in self.revincludes
         ]
-        return {**bundle, "entry": entries} if entries else bundle
-
-    def _link(self, relation: str, base_url: str, offset: int) -> Resource:
-        query = urlencode([*self.filters, ("_count", str(self.count)), ("_offset", str(offset))])
-        return {"relation": relation, "url": f"{base_url}/{self.resource_type}?{query}"}
+        pairs += [("_sort", ",".join(self.sort))] if self.sort else []
+        pairs += [] if self.with_total else [("_total", "none")]
+        return [*pairs, ("_summary", "count") if self.counts_only else ("_count", str(self.count))]
 
 
-def parse_search(resource_type: str, parameters: Iterable[Pair], *, patient_id: str | None) -> ResultSearch:
-    """Return the search; a parameter that is not supported is refused, for ignoring it would widen the answer.
+def parse_search(
+    resource_type: str, parameters: Iterable[Pair], *, as_of: float, lenient: bool = False
+) -> Search:
+    """Return the search; a parameter that is not known is refused unless `lenient`: left out, it widens the answer.
 
-    Raises Forbidden for another patient than `patient_id`, to which the caller is bound.
+    Spec: FHIR R4 search.html#errors, `Prefer: handling`
     """
-    if resource_type not in SERVED:
-        raise NotFound("this resource type is not served here")
-    given = list(parameters)
-    paging = {name: value for name, value in given if name in ("_count", "_offset")}
-    filters = tuple((name, value) for name, value in given if name not in paging)
-    for name, value in filters:
-        if name not in SERVED[resource_type]:
-            raise InvalidRequest(f"search parameter {name[:40]} is not supported", expression=name[:40])
-        if name == "patient" and value.removeprefix("Patient/") != patient_id:
-            raise Forbidden("patient: is not the one this access is bound to", expression="patient")
-    count = _number(paging, "_count", _DEFAULT_COUNT, lowest=1)
-    return ResultSearch(
-        resource_type, filters, min(count, _MAX_COUNT), _number(paging, "_offset", 0, lowest=0)
+    require_served(resource_type)
+    given = [(name, value) for name, value in parameters if name not in _NOT_OF_THE_SEARCH]
+    if len(given) > _MAX_PARAMETERS or any(len(value) > _MAX_VALUE for _, value in given):
+        raise InvalidRequest("the search has too many parameters, or one that is too long")
+    filters, asked, ignored = [], dict[str, list[str]](), []
+    for name, value in given:
+        if name in _CONTROLS:
+            asked.setdefault(name, []).append(value)
+        elif (found := read_filter(resource_type, name, value)) is not None:
+            filters.append(found)
+        elif lenient:
+            ignored.append(name)
+        else:
+            shown = name.partition(":")[0][:40]
+            raise InvalidRequest(f"search parameter {shown} is not supported", expression=shown)
+    count = _count(asked)
+    return Search(
+        resource_type=resource_type,
+        filters=tuple(filters),
+        patient_id=_patient_in(filters),
+        count=min(count, MAX_COUNT),
+        as_of=as_of,
+        counts_only=count == 0 or _choice(asked, "_summary", ("count", "false")) == "count",
+        with_total=_choice(asked, "_total", ("accurate", "estimate", "none")) != "none",
+        sort=_sort(resource_type, asked),
+        includes=_listed(asked, "_include", INCLUDES.get(resource_type, ())),
+        revincludes=_listed(asked, "_revinclude", REVINCLUDES.get(resource_type, ())),
+        ignored=tuple(ignored),
     )
 
 
-def _number(paging: Mapping[str, str], name: str, default: int, *, lowest: int) -> int:
-    value = paging.get(name)
-    if value is None:
-        return default
-    if not value.isascii() or not value.isdecimal() or len(value) > 9 or int(value) < lowest:  # noqa: PLR2004 - digits
-        raise InvalidRequest(f"{name}: must be a whole number from {lowest}", expression=name)
+def require_served(resource_type: str) -> None:
+    if resource_type not in PARAMETERS:
+        raise NotFound("this resource type is not served here", code="type_not_served")
+
+
+_CONTROLS: Final = frozenset({"_count", "_include", "_revinclude", "_sort", "_summary", "_total"})
+
+
+def _patient_in(filters: Sequence[Filter]) -> str | None:
+    """Return the one patient that the filters name; the bare id, whether or not the type is beside it."""
+    named = {
+        one.value.removeprefix("Patient/")
+        for one in filters
+        if one.name in OF_THE_PATIENT and one.modifier in ("", "Patient")
+    }
+    if len(named) > 1:
+        raise InvalidRequest("patient: must be one", expression="patient")
+    return next(iter(named), None)
+
+
+def _count(asked: dict[str, list[str]]) -> int:
+    value = asked.get("_count", [str(_DEFAULT_COUNT)])[-1]
+    if not value.isascii() or not value.isdecimal() or len(value) > 9:  # noqa: PLR2004 - digits
+        raise InvalidRequest("_count: must be a whole number from 0", expression="_count")
     return int(value)
 
 
-def resources_of(
-    results: Iterable[StoredResult], resource_type: str, filters: Iterable[Pair]
-) -> list[Resource]:
-    """Return one patient's resources of one type that match every filter, newest result first, none twice."""
-    wanted = [(name, value) for name, value in filters if name != "patient"]
-    found: dict[str, Resource] = {}
-    for result in results:
-        for resource in served_resources(result):
-            if resource["resourceType"] == resource_type and all(
-                _matches(resource, name, value) for name, value in wanted
-            ):
-                found.setdefault(resource["id"], resource)
-    return list(found.values())
+def _choice(asked: dict[str, list[str]], name: str, allowed: Sequence[str]) -> str | None:
+    value = asked.get(name, [None])[-1]
+    if value is not None and value not in allowed:
+        raise InvalidRequest(f"{name}: must be one of {', '.join(allowed)}", expression=name)
+    return value
 
 
-def _matches(resource: Resource, name: str, value: str) -> bool:
-    return any(_MATCHERS[name](resource, one) for one in value.split(","))
+def _listed(asked: dict[str, list[str]], name: str, allowed: Sequence[str]) -> tuple[str, ...]:
+    given = tuple(dict.fromkeys(asked.get(name, [])))
+    if not set(given) <= set(allowed):
+        raise InvalidRequest(f"{name}: this one is not supported", expression=name)
+    return given
 
 
-def _by_id(resource: Resource, value: str) -> bool:
-    return bool(resource["id"] == value)
+def _sort(resource_type: str, asked: dict[str, list[str]]) -> tuple[str, ...]:
+    keys = tuple(filter(None, ",".join(asked.get("_sort", [])).split(",")))
+    known = PARAMETERS[resource_type]
+    if any(
+        known.get(key.removeprefix("-")) is None or _kind(resource_type, key) is not Kind.DATE for key in keys
+    ):
+        raise InvalidRequest("_sort: must be parameters of type date", expression="_sort")
+    return keys
 
 
-def _by_identifier(resource: Resource, value: str) -> bool:
-    system, bar, code = value.rpartition("|")
-    identifiers = resource.get("identifier", [])
-    return any(i.get("value") == code and (not bar or i.get("system", "") == system) for i in identifiers)
+def _kind(resource_type: str, key: str) -> Kind:
+    return PARAMETERS[resource_type][key.removeprefix("-")].kind
 
 
-def _by_reference(element: str, target: str) -> Callable[[Resource, str], bool]:
-    def match(resource: Resource, value: str) -> bool:
-        wanted = value if "/" in value else f"{target}/{value}"
-        references = [one.get("reference", "") for one in resource.get(element, [])]
-        return any(one == wanted or one.endswith(f"/{wanted}") for one in references)
+def found_in(
+    search: Search, resources: PatientResources, *, allows: Callable[[Resource], bool], base_url: str
+) -> list[Served]:
+    """Return what the search finds among one patient's resources, and may be shown; the newest first."""
+    tested = [one for one in search.filters if one.name not in OF_THE_PATIENT]
+    found = [
+        one
+        for one in resources.current(search.resource_type)
+        if resources.versions[one.key][0].at <= search.as_of
+        and allows(one.resource)
+        and all(matches(one.resource, test, base_url=base_url) for test in tested)
+    ]
+    for key in reversed(search.sort):
+        path = PARAMETERS[search.resource_type][key.removeprefix("-")].path
+        found.sort(
+            key=lambda one, path=path: min(map(str, elements(one.resource, path)), default=""),  # type: ignore[misc]
+            reverse=key.startswith("-"),
+        )
+    return found
 
-    return match
 
+def included_with(
+    search: Search,
+    shown: Sequence[Served],
+    resources: PatientResources,
+    *,
+    allows: Callable[[Resource], bool],
+) -> list[Served]:
+    """Return what `_include` and `_revinclude` bring along, each once, as far as it may be shown.
 
-_MATCHERS: Mapping[str, Callable[[Resource, str], bool]] = {
-    "_id": _by_id,
-    "identifier": _by_identifier,
-    "based-on": _by_reference("basedOn", "ServiceRequest"),
-    "target": _by_reference("target", "DiagnosticReport"),
-}
-
-
-def served_resources(result: StoredResult) -> Iterator[Resource]:
-    """Yield a result's resources; what they refer to at the EHR is told with the EHR's own URL.
-
-    Spec: FHIR R4 references.html#literal: a relative reference is to a resource of the same server
+    Spec: FHIR R4 search.html#include, search.html#revinclude
     """
-    own = {f"{one['resourceType']}/{one['id']}" for one in result.resources}
-    for resource in result.resources:
-        yield _told_from_here(resource, own, result.reference.fhir_base_url)
+    matched = {one.key for one in shown}
+    found: dict[tuple[str, str], Served] = {}
+    for path in _paths(search.includes):
+        for one in shown:
+            for element in elements(one.resource, path):
+                kind, _, resource_id = str(element.get("reference", "")).partition("/")
+                target = resources.read(kind, resource_id)
+                if target is not None:
+                    found[target.key] = target
+    for kind, path in ((one.partition(":")[0], path) for one, path in _named_paths(search.revincludes)):
+        for one in resources.current(kind):
+            references = {str(e.get("reference", "")) for e in elements(one.resource, path)}
+            if references & {"/".join(key) for key in matched}:
+                found[one.key] = one
+    return [one for key, one in found.items() if key not in matched and allows(one.resource)]
 
 
-def _told_from_here(value: Any, own: AbstractSet[str], base_url: str) -> Any:
-    if isinstance(value, list):
-        return [_told_from_here(member, own, base_url) for member in value]
-    if not isinstance(value, dict):
-        return value
-    copy = {key: _told_from_here(member, own, base_url) for key, member in value.items()}
-    reference = copy.get("reference")
-    if isinstance(reference, str) and reference not in own and _RELATIVE.fullmatch(reference):
-        copy["reference"] = f"{base_url}/{reference}"
-    return copy
+def _paths(names: Sequence[str]) -> list[str]:
+    return [path for _, path in _named_paths(names)]
+
+
+def _named_paths(names: Sequence[str]) -> list[Pair]:
+    split = [(name, *name.split(":")) for name in names]
+    return [(name, PARAMETERS[kind][parameter].path) for name, kind, parameter in split]
+
+
+def searchset(
+    search: Search,
+    found: Sequence[Served],
+    *,
+    included: Sequence[Served],
+    base_url: str,
+    cursor_at: Callable[[int], str],
+) -> Resource:
+    """Return one page; its links onward are opaque, for what they hold may be a patient's.
+
+    Spec: FHIR R4 http.html#paging, bundle.html#searchset
+    """
+    links = [_link("self", base_url, search.resource_type, urlencode(search.pairs))]
+    onward = search.offset + search.count
+    if not search.counts_only and onward < len(found):
+        links.append(_link("next", base_url, search.resource_type, f"{CURSOR}={cursor_at(onward)}"))
+    if not search.counts_only and search.offset:
+        before = max(0, search.offset - search.count)
+        links.append(_link("previous", base_url, search.resource_type, f"{CURSOR}={cursor_at(before)}"))
+    entries = [_entry(one, "match", base_url) for one in page_of(search, found)]
+    entries += [_entry(one, "include", base_url) for one in included]
+    entries += [_told(search.ignored)] if search.ignored else []
+    bundle: Resource = {"resourceType": "Bundle", "type": "searchset", "link": links}
+    if search.with_total or search.counts_only:
+        bundle["total"] = len(found)
+    return {**bundle, "entry": entries} if entries else bundle
+
+
+def page_of(search: Search, found: Sequence[Served]) -> Sequence[Served]:
+    return () if search.counts_only else found[search.offset : search.offset + search.count]
+
+
+def _link(relation: str, base_url: str, resource_type: str, query: str) -> Resource:
+    return {"relation": relation, "url": f"{base_url}/{resource_type}?{query}"}
+
+
+def _entry(one: Served, mode: Literal["match", "include"], base_url: str) -> Resource:
+    return {
+        "fullUrl": f"{base_url}/{'/'.join(one.key)}",
+        "resource": one.resource,
+        "search": {"mode": mode},
+    }
+
+
+def _told(ignored: Sequence[str]) -> Resource:
+    """Spec: FHIR R4 search.html#errors: a lenient server tells what it left out."""
+    issues = [
+        {
+            "severity": "warning",
+            "code": "not-supported",
+            "diagnostics": f"search parameter {name.partition(':')[0][:40]} is not supported, and was left out",
+        }
+        for name in ignored
+    ]
+    return {"resource": {"resourceType": "OperationOutcome", "issue": issues}, "search": {"mode": "outcome"}}
+
+
+def seal_cursor(keyring: Keyring, search: Search, *, offset: int, holder: str) -> str:
+    """Return the page at `offset` as a token that only `holder` can use, and nobody can read."""
+    content = {
+        "type": search.resource_type,
+        "pairs": search.pairs,
+        "offset": offset,
+        "as_of": search.as_of,
+    }
+    sealed = keyring.seal(json.dumps(content).encode(), table="fhir_search", column="cursor", row=holder)
+    return base64.urlsafe_b64encode(sealed).decode().rstrip("=")
+
+
+def open_cursor(keyring: Keyring, text: str, *, resource_type: str, holder: str, now: float) -> Search:
+    """Raise InvalidRequest for a cursor of another caller or type, one that was changed, or one too old."""
+    try:
+        sealed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        content = json.loads(keyring.open(sealed, table="fhir_search", column="cursor", row=holder))
+    except (ValueError, RayhookError) as error:
+        raise InvalidRequest("_cursor: is not one of yours", expression=CURSOR) from error
+    if content["type"] != resource_type:
+        raise InvalidRequest("_cursor: is of another search", expression=CURSOR)
+    if now - content["as_of"] > _CURSOR_LIFE_S:
+        raise InvalidRequest("_cursor: is too old; search again", code="cursor_expired", expression=CURSOR)
+    pairs = [(name, value) for name, value in content["pairs"]]
+    search = parse_search(resource_type, pairs, as_of=content["as_of"])
+    return replace(search, offset=content["offset"])

@@ -174,7 +174,7 @@ def _announce(console: Console, addresses: DemoAddresses, catalogue: Catalogue) 
     console.print(
         f"\n[bold]Demo EHR[/bold]        {addresses.ehr}/   [green]open this, then a patient[/green]\n"
         f"[bold]CDS Hooks[/bold]       {addresses.rayhook}/cds-services\n"
-        f"[bold]FHIR read API[/bold]   {addresses.rayhook}/fhir/metadata\n"
+        f"[bold]FHIR read API[/bold]   {addresses.rayhook}/fhir/R4/metadata\n"
         f"[bold]Demo PACS[/bold]       {addresses.pacs}/dicom-web/studies   (needs the EHR's token)\n\n"
         f"{len(catalogue.studies)} studies. Phantoms and test files are no patients.\n"
         f"[yellow]{INVESTIGATIONAL_SHORT}[/yellow]\n"

@@ -127,7 +127,7 @@ def test_the_audit_tells_of_the_main_job(demo, tumour, page):
     }
 
 
-@pytest.mark.parametrize("path", ["/results/unknown", "/patient", "/fhir/DiagnosticReport?patient=1"])
+@pytest.mark.parametrize("path", ["/results/unknown", "/patient", "/fhir/R4/DiagnosticReport?patient=1"])
 def test_nothing_is_shown_without_a_session(demo, path):
     assert httpx.get(demo.addresses.rayhook + path).status_code in {401, 404}
 
