@@ -82,6 +82,20 @@ class AccountActs:
             session.commit()
         return Enrolled(account, secret, codes)
 
+    def enrol_again(self, account_id: str, password: str, *, agent: str) -> Enrolled:
+        """Void what the account has, its sessions too, and enrol it with this password."""
+        with self._sessions() as session:
+            account = load_account(session, self._keyring, account_id)
+            check_new_password(password, account_name=account.name)
+            close_sessions_of(session, account_id)
+            secret, codes = enrol_at_once(
+                session, self._keyring, account_id, password=password, clock=self._clock
+            )
+            self._record(session, AuditKind.AUTH_ACCOUNT_RESET, agent, (account,))
+            self._record(session, AuditKind.AUTH_ACCOUNT_ENROLLED, agent, (account,))
+            session.commit()
+        return Enrolled(account, secret, codes)
+
     def named(self, name: str) -> StaffAccount:
         """Raise NotFound where no account has the name."""
         with self._sessions() as session:

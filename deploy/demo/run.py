@@ -20,7 +20,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from rayhook.deploy.demo.catalogue import Catalogue, build_catalogue
 from rayhook.deploy.demo.ehr import DemoEHR, create_ehr, demo_registry_toml
+from rayhook.deploy.demo.ehr_page import Pages
 from rayhook.deploy.demo.pacs import DemoPACS, create_pacs
+from rayhook.deploy.demo.staff import FILE as STAFF_FILE
+from rayhook.deploy.demo.staff import DemoAccount, authenticator, demo_staff
 from rayhook.fhir.errors import ServiceUnavailable
 from rayhook.inference.statement import INVESTIGATIONAL_SHORT
 
@@ -63,7 +66,7 @@ def run_demo(*, dataset: Path | None, data_dir: Path, port: int, console: Consol
         with _step(console, "starting Rayhook (the first start prepares the model)"):
             process = stack.enter_context(rayhook_process(addresses, data_dir))
             wait_until_ready(addresses.rayhook, process)
-        _announce(console, addresses, catalogue)
+        _announce(console, addresses, catalogue, demo_staff(data_dir))
         _wait_for_end(process)
 
 
@@ -76,6 +79,11 @@ def demo_peers(catalogue: Catalogue, addresses: DemoAddresses, data_dir: Path) -
         cds_base_url=addresses.rayhook,
         pacs_base_url=addresses.pacs,
         keys_dir=data_dir / "ehr-keys",
+    )
+    ehr.include_router(
+        authenticator(
+            Pages(addresses.rayhook), data_dir / STAFF_FILE, sign_in_url=f"{addresses.rayhook}/sign-in"
+        )
     )
     pacs = create_pacs(catalogue, introspect=ehr.state.accepts_token)
     (data_dir / "ehrs.toml").write_text(
@@ -170,12 +178,17 @@ def _step(console: Console, description: str) -> Iterator[None]:
     console.print(f"[green]✓[/green] {description}")
 
 
-def _announce(console: Console, addresses: DemoAddresses, catalogue: Catalogue) -> None:
+def _announce(
+    console: Console, addresses: DemoAddresses, catalogue: Catalogue, staff: list[DemoAccount]
+) -> None:
+    officer = staff[0]
     console.print(
         f"\n[bold]Demo EHR[/bold]        {addresses.ehr}/   [green]open this, then a patient[/green]\n"
         f"[bold]CDS Hooks[/bold]       {addresses.rayhook}/cds-services\n"
         f"[bold]FHIR read API[/bold]   {addresses.rayhook}/fhir/R4/metadata\n"
-        f"[bold]Demo PACS[/bold]       {addresses.pacs}/dicom-web/studies   (needs the EHR's token)\n\n"
+        f"[bold]Demo PACS[/bold]       {addresses.pacs}/dicom-web/studies   (needs the EHR's token)\n"
+        f"[bold]Staff pages[/bold]     {addresses.rayhook}/staff   account {officer.name}, password {officer.password}\n"
+        f"                codes and the other demo accounts: {addresses.ehr}/authenticator\n\n"
         f"{len(catalogue.studies)} studies. Phantoms and test files are no patients.\n"
         f"[yellow]{INVESTIGATIONAL_SHORT}[/yellow]\n"
         "Stop with Ctrl-C.",
