@@ -11,6 +11,7 @@ from rayhook.smart_app.access import Cookies, require_own_page
 from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.i18n import LANGUAGES
 from rayhook.smart_app.pages import Pages, page_route
+from rayhook.smart_app.window import PARAMETER, marked
 
 _LIFE_S = 365 * 24 * 3600
 _START = "/patient"
@@ -25,7 +26,8 @@ def build_language_router(deps: SMARTDependencies, pages: Pages) -> APIRouter:
         require_own_page(request, deps.public_base_url)
         if language not in LANGUAGES:
             raise InvalidRequest("language: is not one that is served here", expression="language")
-        page = page_before(request.headers.get("Referer"), deps.public_base_url)
+        mark = request.query_params.get(PARAMETER, "")
+        page = page_before(request.headers.get("Referer"), deps.public_base_url) or marked(_START, mark)
         response = RedirectResponse(page, status_code=303, headers={"Cache-Control": "no-store"})
         cookies.put(response, cookies.language, language, max_age_s=_LIFE_S)
         return response
@@ -33,10 +35,10 @@ def build_language_router(deps: SMARTDependencies, pages: Pages) -> APIRouter:
     return router
 
 
-def page_before(referrer: str | None, public_base_url: str) -> str:
+def page_before(referrer: str | None, public_base_url: str) -> str | None:
     """Return the path of our own page that the form was on; never an address of anybody else's."""
     parts = urlsplit(referrer or "")
     own = f"{parts.scheme}://{parts.netloc}" == public_base_url
     if not own or not parts.path.startswith("/") or parts.path.startswith(("//", "/smart/")):
-        return _START
+        return None
     return f"{parts.path}?{parts.query}" if parts.query else parts.path

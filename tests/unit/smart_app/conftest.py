@@ -27,7 +27,9 @@ from rayhook.deploy.problems import install_problem_handlers
 from rayhook.fhir.transport import Transport
 from rayhook.inference import jobs
 from rayhook.inference.decode import Decoder
+from rayhook.inference.job_table import Authorization
 from rayhook.inference.preprocess import BrainSlice
+from rayhook.inference.queue import AnalysisQueue
 from rayhook.inference.registry import (
     Calibration,
     Coding,
@@ -40,6 +42,7 @@ from rayhook.inference.registry import (
     SequenceRule,
 )
 from rayhook.inference.report import build_resources
+from rayhook.inference.sign_off_queue import SignOffQueue
 from rayhook.inference.study import (
     AnalysisStatus,
     Finding,
@@ -204,6 +207,7 @@ class World:
     database: Database
     keyring: Keyring
     clock: "Clock"
+    own_tokens: list[Authorization]
 
     def browser(self) -> httpx.Client:
         return httpx.Client(follow_redirects=True, headers={"Accept": "text/html"}, timeout=20)
@@ -309,21 +313,35 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         transport = Transport(allow_loopback_http=True)
         stack.callback(transport.close)
         clock = Clock()
+        own_tokens: list[Authorization] = []
+        registry = load_registry(registry_file, development=True)
+        audit = AuditLog(keyring)
         deps = SMARTDependencies(
-            registry=load_registry(registry_file, development=True),
+            registry=registry,
             sessions=database.sessions,
             keyring=keyring,
-            audit=AuditLog(keyring),
+            audit=audit,
             transport=transport,
+            sign_off=SignOffQueue(
+                registry=registry,
+                sessions=database.sessions,
+                keyring=keyring,
+                audit=audit,
+                transport=transport,
+                backend=lambda _ehr: own_tokens[0] if own_tokens else None,
+                clock=clock,
+            ),
             decoder=stack.enter_context(Decoder()),
             jwks=JWKSCache(transport),
             manifests=(MANIFEST,),
+            models=(MODEL,),
+            queue=AnalysisQueue(database.reading),
             public_base_url=base_url,
             clock=clock,
         )
         stack.enter_context(serving(app_of(deps), base_url))
         stack.enter_context(serving(ehr_app, ehr_url))
-        yield World(base_url, ehr_url, ehr_app.state.demo, database, keyring, clock)
+        yield World(base_url, ehr_url, ehr_app.state.demo, database, keyring, clock, own_tokens)
 
 
 def app_of(deps: SMARTDependencies) -> FastAPI:
@@ -339,6 +357,23 @@ def world(running: World) -> Iterator[World]:
     yield running
     running.clock.ahead_s = 0.0
     running.ehr.faults.fhir_status = None
+    running.own_tokens.clear()
     with running.database.engine.begin() as connection:
-        for table in ("analysis_result", "analysis_job", "smart_session", "smart_launch"):
+        for table in (
+            "finding_answer",
+            "report_signature",
+            "analysis_result",
+            "analysis_job",
+            "smart_session",
+            "smart_launch",
+        ):
             connection.exec_driver_sql(f"DELETE FROM {table}")
+
+
+@pytest.fixture
+def one_time(world: World) -> Iterator[None]:
+    """The EHR's authorization server and we have the same time, also when a test moves it."""
+    server = world.ehr.authorization
+    server.clock = server.tokens.clock = world.clock
+    yield
+    server.clock = server.tokens.clock = time.time
