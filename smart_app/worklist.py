@@ -289,10 +289,18 @@ def _change(points: float) -> str:
 
 
 STAGE_TITLES: Mapping[Stage, str] = {
-    Stage.REVIEW: translatable("To be read first: finding above threshold, not signed"),
-    Stage.CHECK: translatable("To be looked at: no answer, or the analysis failed"),
+    Stage.REVIEW: translatable("To be read first"),
+    Stage.CHECK: translatable("To be looked at"),
     Stage.PROGRESS: translatable("In progress"),
-    Stage.NEGATIVE: translatable("No finding above threshold, not signed"),
-    Stage.OTHER: translatable("Not analysed: not requested, or no model for it"),
+    Stage.NEGATIVE: translatable("Nothing marked"),
+    Stage.OTHER: translatable("Not analysed"),
     Stage.SIGNED: translatable("Signed"),
+}
+STAGE_MEANINGS: Mapping[Stage, str] = {
+    Stage.REVIEW: translatable("a finding at or above the model's threshold, and the report is not signed"),
+    Stage.CHECK: translatable("the model gave no answer, or the analysis failed or was refused"),
+    Stage.PROGRESS: translatable("the analysis waits or runs"),
+    Stage.NEGATIVE: translatable("no finding at the threshold, or nothing to rate; this rules nothing out"),
+    Stage.OTHER: translatable("not requested, without images, or no model is meant for it"),
+    Stage.SIGNED: translatable("a person has signed the report"),
 }

@@ -24,7 +24,7 @@ from rayhook.smart_app.pages import Pages, page_route
 from rayhook.smart_app.patient import KnownStudies
 from rayhook.smart_app.results import ResultViews
 from rayhook.smart_app.window import href
-from rayhook.smart_app.worklist import STAGE_TITLES, PatientStudies, StudyRow, Worklist
+from rayhook.smart_app.worklist import STAGE_MEANINGS, STAGE_TITLES, PatientStudies, StudyRow, Worklist
 from rayhook.smart_app.worklist_order import Page, Selection, Sort, Stage, page_of
 
 # After this the page says that it takes longer than usual: a slow archive is the usual reason.
@@ -57,6 +57,7 @@ def build_worklist_router(deps: SMARTDependencies, pages: Pages, gate: Gate) -> 
             selection=selection,
             modalities=sorted({code for row in rows for code in row.modalities}),
             stages=STAGE_TITLES,
+            meanings=STAGE_MEANINGS,
             known=known,
             may_start=viewer.can(Permission.SMART_APP_ANALYSIS_START) and bool(deps.models),
             in_progress=any(row.in_progress for row in rows),
