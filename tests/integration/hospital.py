@@ -48,7 +48,14 @@ def study_of(
 
 def slices(uid: str, **changes: object) -> list[bytes]:
     return [
-        dicom_slice(n, lesion=3 <= n <= 5, StudyInstanceUID=uid, SOPInstanceUID=f"{uid}.{n}", **changes)
+        dicom_slice(
+            n,
+            lesion=3 <= n <= 5,
+            StudyInstanceUID=uid,
+            SOPInstanceUID=f"{uid}.{n}",
+            FrameOfReferenceUID=f"{uid}.77",
+            **changes,
+        )
         for n in range(1, 9)
     ]
 

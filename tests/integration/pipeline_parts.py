@@ -19,7 +19,7 @@ from tests.unit.inference.images import SpotEngine, package
 
 @contextmanager
 def pipeline_over(
-    folder: Path, *, ehr_url: str, pacs_url: str, decoder: Decoder, **changes: Any
+    folder: Path, *, ehr_url: str, pacs_url: str, decoder: Decoder, dicom_results: Any = (), **changes: Any
 ) -> Iterator[Pipeline]:
     """Yield a pipeline whose database, keys and model are in the folder."""
     url = f"sqlite:///{folder / 'rayhook.sqlite3'}"
@@ -34,6 +34,7 @@ def pipeline_over(
         fhir_base_urls=(f"{ehr_url}/fhir",),
         cds_client=CDSClient(issuer=ehr_url, jwks_url=f"{ehr_url}/cds-client/jwks.json"),
         dicomweb_origins=(pacs_url,),
+        dicom_results=dicom_results,
     )
     yield Pipeline(
         registry=EHRRegistry((hospital,)),

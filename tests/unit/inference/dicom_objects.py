@@ -68,7 +68,8 @@ def radiograph(**changes: object) -> tuple[StudyResult, Manifest]:
     for keyword, value in changes.items():
         setattr(header, keyword, value)
     lungs = replace(manifest.labels[0], finding=CANCER, body_site=LUNG)
-    images = tuple(replace(i, sop_class_uid=str(header.SOPClassUID)) for i in result.instances)
+    of_films = {"sop_class_uid": str(header.SOPClassUID), "sha256": "d" * 64}
+    images = tuple(replace(i, **of_films) for i in result.instances)
     return (
         replace(result, source_header=written(header), instances=images, findings=(_cancer(),)),
         replace(manifest, labels=(lungs,), modality="DX"),
@@ -86,7 +87,8 @@ def rated_points(count: int = 3) -> tuple[StudyResult, Manifest]:
         )
         for n in range(count)
     )
-    first, *others = (replace(i, sop_class_uid=str(header.SOPClassUID)) for i in result.instances)
+    of_slices = {"sop_class_uid": str(header.SOPClassUID), "sha256": "c" * 64}
+    first, *others = (replace(i, **of_slices) for i in result.instances)
     lungs = replace(manifest.labels[0], finding=CANCER, body_site=LUNG)
     return (
         replace(

@@ -180,3 +180,59 @@ def test_a_store_that_partly_fails_is_accepted(pacs: RunningPACS) -> None:
 
 def test_another_media_type_is_not_stored(pacs: RunningPACS) -> None:
     assert pacs.browser.post("/studies", content=b"{}").status_code == 415
+
+
+def _instance(uid: str, **changes: object) -> bytes:
+    return encode(dataset(picture(), StudyInstanceUID=uid, SOPInstanceUID=f"{uid}.1", **changes))
+
+
+def _reason(answer: httpx.Response) -> int:
+    (item,) = answer.json()["00081198"]["Value"]
+    return int(item["00081197"]["Value"][0])
+
+
+def test_the_same_file_again_is_stored_and_held_once(pacs: RunningPACS) -> None:
+    uid = f"{STUDY}.90"
+    assert [_stow(pacs, _instance(uid)).status_code for _ in range(2)] == [200, 200]
+    assert len(pacs.retrieve(uid)) == 1
+
+
+def test_another_file_under_a_taken_uid_is_refused(pacs: RunningPACS) -> None:
+    uid = f"{STUDY}.91"
+    first = _instance(uid)
+    _stow(pacs, first)
+    answer = _stow(pacs, _instance(uid, SeriesDescription="changed"))
+    assert (answer.status_code, _reason(answer)) == (409, 0x0111)
+    assert pacs.retrieve(uid) == [first]
+
+
+def test_an_instance_of_another_patient_is_refused(pacs: RunningPACS) -> None:
+    stranger = encode(
+        dataset(picture(), StudyInstanceUID=STUDY, SOPInstanceUID=f"{STUDY}.1.99", PatientID="P-OTHER")
+    )
+    answer = _stow(pacs, stranger)
+    assert (answer.status_code, _reason(answer)) == (409, 0xA900)
+
+
+def test_an_instance_of_another_study_than_the_path_is_refused(pacs: RunningPACS) -> None:
+    body = b"--x\r\nContent-Type: application/dicom\r\n\r\n" + _instance(f"{STUDY}.92") + b"\r\n--x--\r\n"
+    kind = 'multipart/related; type="application/dicom"; boundary=x'
+    answer = pacs.browser.post(f"/studies/{STUDY}", content=body, headers={"Content-Type": kind})
+    assert (answer.status_code, _reason(answer)) == (409, 0xA900)
+
+
+def test_a_class_that_it_is_told_to_refuse_is_refused_by_name(pacs: RunningPACS) -> None:
+    pacs.faults.refused["1.2.840.10008.5.1.4.1.1.4"] = 0x0122
+    try:
+        answer = _stow(pacs, _instance(f"{STUDY}.93"))
+    finally:
+        pacs.faults.refused.clear()
+    (item,) = answer.json()["00081198"]["Value"]
+    assert (item["00081155"]["Value"], _reason(answer)) == ([f"{STUDY}.93.1"], 0x0122)
+
+
+def test_a_busy_pacs_says_when_to_come_again(pacs: RunningPACS) -> None:
+    pacs.faults.busy = 1
+    answers = [_stow(pacs, _instance(f"{STUDY}.94")) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [503, 200]
+    assert answers[0].headers["retry-after"] == "1"

@@ -1,0 +1,220 @@
+"""Results as DICOM objects in the demo PACS, by the whole pipeline."""
+
+import shutil
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import pytest
+from pydicom import dcmread
+from sqlalchemy import text
+
+from rayhook.audit.review import recent
+from rayhook.deploy.demo.catalogue import Catalogue
+from rayhook.fhir.transport import Transport
+from rayhook.inference import jobs
+from rayhook.inference.decode import Decoder
+from rayhook.inference.dicom_table import StoreState, awaits_objects, load_objects, load_source
+from rayhook.inference.dicomweb import RetrievalLimits, retrieve_study
+from rayhook.inference.results import DeliveryState
+from tests.integration.hospital import READ, WRITE, catalogue_in, open_hospital
+from tests.integration.pipeline_parts import pipeline_over
+from tests.unit.inference.dicom_objects import (
+    KINDS,
+    errors,
+)
+from tests.unit.inference.samples import STUDY_UID, reference
+
+SR = "1.2.840.10008.5.1.4.1.1.88.34"
+MAP = "1.2.840.10008.5.1.4.1.1.30"
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory) -> Catalogue:
+    return catalogue_in(tmp_path_factory.mktemp("studies"))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, decoder) -> Path:
+    folder = tmp_path_factory.mktemp("prepared") / "rayhook"
+    folder.mkdir()
+    with pipeline_over(folder, ehr_url="http://127.0.0.1", pacs_url="http://127.0.0.1", decoder=decoder):
+        return folder
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    with Decoder() as decoder:
+        yield decoder
+
+
+@pytest.fixture
+def hospital(catalogue, prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "rayhook")
+    with open_hospital(catalogue, tmp_path) as hospital:
+        yield hospital
+
+
+@pytest.fixture
+def pipeline(hospital, decoder):
+    with pipeline_over(
+        hospital.folder,
+        ehr_url=hospital.ehr_url,
+        pacs_url=hospital.pacs_url,
+        decoder=decoder,
+        dicom_results=KINDS,
+        limits=RetrievalLimits(deadline_s=5.0),
+    ) as pipeline:
+        yield pipeline
+
+
+def run(pipeline, hospital, name="lesion", **changes):
+    asked = hospital.reference(name, **changes)
+    with pipeline.sessions() as session:
+        key = jobs.job_key(asked, pipeline.analyser.identities)
+        token = hospital.token(name, READ + WRITE)
+        row, _ = jobs.enqueue(session, pipeline.keyring, asked, token, key=key, request_id="request-1")
+        session.commit()
+    pipeline.run(row.id)
+    with pipeline.sessions() as session:
+        ended = jobs.load_job(session, row.id)
+        return jobs.load_result(session, pipeline.keyring, ended.result_id)
+
+
+def rows(pipeline, result):
+    with pipeline.sessions() as session:
+        return {one.kind: one for one in load_objects(session, pipeline.keyring, result.id)}
+
+
+def events(pipeline):
+    with pipeline.sessions() as session:
+        return recent(session, pipeline.keyring, limit=50)[::-1]
+
+
+def in_pacs(hospital, study=STUDY_UID) -> dict[str, bytes]:
+    token = hospital.token("lesion").access_token
+    transport = Transport(allow_loopback_http=True)
+    try:
+        asked = reference(study_instance_uid=study, dicomweb_url=f"{hospital.pacs_url}/dicom-web")
+        files = retrieve_study(
+            transport,
+            asked,
+            allowed_origins=frozenset({hospital.pacs_url}),
+            access_token=token,
+            limits=RetrievalLimits(),
+        )
+        return {str(dcmread(BytesIO(one), stop_before_pixels=True).SOPInstanceUID): one for one in files}
+    finally:
+        transport.close()
+
+
+def test_the_objects_are_in_the_study_after_the_report(pipeline, hospital, tmp_path):
+    result = run(pipeline, hospital)
+    stored = rows(pipeline, result)
+    held = in_pacs(hospital)
+    assert {kind: row.state.value for kind, row in stored.items()} == dict.fromkeys(KINDS, "stored")
+    for row in stored.values():
+        assert errors(held[row.names.sop_instance_uid], tmp_path) == []
+
+
+def test_they_are_audited_after_the_report(pipeline, hospital):
+    result = run(pipeline, hospital)
+    kinds = [event.kind.value for event in events(pipeline)]
+    assert kinds[-2:] == ["fhir:result:written", "dicomweb:result:stored"]
+    told = events(pipeline)[-1]
+    assert {f"urn:oid:{row.names.sop_instance_uid}" for row in rows(pipeline, result).values()} <= set(
+        told.entities
+    )
+
+
+def test_a_part_that_fails_is_told_and_the_rest_is_there(pipeline, hospital):
+    hospital.pacs_faults.refused[SR] = 0x0122
+    result = run(pipeline, hospital)
+    stored = rows(pipeline, result)
+    assert (stored["sr"].state, stored["sr"].failure) == (StoreState.REFUSED, "reason_0122")
+    assert stored["secondary_capture"].state is StoreState.STORED
+    assert [event.kind.value for event in events(pipeline)][-2:] == [
+        "dicomweb:result:stored",
+        "dicomweb:result:failed",
+    ]
+
+
+def test_what_failed_for_a_while_is_made_good_with_a_later_token(pipeline, hospital):
+    hospital.pacs_faults.refused[SR] = 0xA700
+    result = run(pipeline, hospital)
+    with pipeline.sessions() as session:
+        assert awaits_objects(session, result.id, now=pipeline.clock())
+    hospital.pacs_faults.refused.clear()
+    pipeline.deliver_again(result.id, hospital.token("lesion"))
+    stored = rows(pipeline, result)
+    assert (stored["sr"].state, stored["sr"].attempts) == (StoreState.STORED, 2)
+    assert stored["secondary_capture"].attempts == 1
+    with pipeline.sessions() as session:
+        assert not awaits_objects(session, result.id, now=pipeline.clock())
+
+
+def test_a_pacs_that_takes_nothing_does_not_lose_the_result(pipeline, hospital):
+    hospital.pacs_faults.busy = 99
+    result = run(pipeline, hospital)
+    assert result.delivery is DeliveryState.DELIVERED
+    assert {row.state for row in rows(pipeline, result).values()} == {StoreState.FAILED}
+
+
+def test_doing_it_again_stores_nothing_twice(pipeline, hospital):
+    result = run(pipeline, hospital)
+    before = in_pacs(hospital)
+    pipeline.deliver_again(result.id, hospital.token("lesion"))
+    assert in_pacs(hospital) == before
+    assert {row.attempts for row in rows(pipeline, result).values()} == {1}
+
+
+def test_a_study_with_our_objects_in_it_comes_to_the_same_report(pipeline, hospital):
+    first = run(pipeline, hospital)
+    again = run(pipeline, hospital, source_version="2")
+    assert len(again.result.instances) == len(first.result.instances)
+    assert [one["id"] for one in again.resources] == [one["id"] for one in first.resources]
+    uids = {kind: row.names.sop_instance_uid for kind, row in rows(pipeline, again).items()}
+    assert uids == {kind: row.names.sop_instance_uid for kind, row in rows(pipeline, first).items()}
+    assert {row.attempts for row in rows(pipeline, again).values()} == {0}
+
+
+def test_the_pacs_lists_the_new_series(pipeline, hospital):
+    run(pipeline, hospital)
+    token = hospital.token("lesion").access_token
+    answer = httpx.get(
+        f"{hospital.pacs_url}/dicom-web/studies/{STUDY_UID}/series",
+        headers={"Authorization": f"Bearer {token}"},
+    )
+    described = {one["0008103E"]["Value"][0] for one in answer.json()}
+    assert {"AI report, investigational", "AI key image, investigational"} <= described
+
+
+def test_an_ehr_that_asks_for_none_gets_none_and_no_header_is_kept(hospital, decoder):
+    with pipeline_over(
+        hospital.folder, ehr_url=hospital.ehr_url, pacs_url=hospital.pacs_url, decoder=decoder
+    ) as pipeline:
+        result = run(pipeline, hospital)
+        assert rows(pipeline, result) == {}
+        with pipeline.sessions() as session:
+            assert load_source(session, pipeline.keyring, result.id) is None
+
+
+def test_nothing_of_the_patient_lies_open_in_the_database(pipeline, hospital):
+    run(pipeline, hospital)
+    with pipeline.sessions() as session:
+        for table in ("dicom_source", "dicom_result"):
+            for row in session.execute(text(f"SELECT * FROM {table}")):
+                plain = b" ".join(v if isinstance(v, bytes) else str(v).encode() for v in row)
+                assert b"PHANTOM" not in plain
+                assert STUDY_UID.encode() not in plain
+
+
+def test_no_token_goes_to_another_server(pipeline, hospital, catalogue, tmp_path):
+    (tmp_path / "other").mkdir()
+    (ehr,) = pipeline.registry.ehrs
+    with open_hospital(catalogue, tmp_path / "other") as elsewhere:
+        moved = replace(ehr, stow_url=f"{elsewhere.pacs_url}/dicom-web")
+        changed = replace(pipeline, registry=replace(pipeline.registry, ehrs=(moved,)))
+        result = run(changed, hospital)
+        assert {row.failure for row in rows(pipeline, result).values()} == {"http_401"}
