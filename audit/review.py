@@ -114,6 +114,12 @@ def search(
     return Page(records, records[-1].seq if len(rows) > limit else None)
 
 
+def find_event(session: Session, keyring: Keyring, event_hash: str) -> AuditRecord | None:
+    """Return the event of that hash, by which its AuditEvent is named."""
+    row = session.execute(select(AUDIT_EVENT).where(_EVENT.hash == event_hash)).mappings().first()
+    return None if row is None else opened(keyring, row)
+
+
 def walk(
     session: Session, keyring: Keyring, wanted: AuditSearch, *, after: int = 0, limit: int | None = None
 ) -> Iterator[AuditRecord]:

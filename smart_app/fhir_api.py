@@ -25,6 +25,7 @@ from rayhook.fhir.errors import NotFound
 from rayhook.smart_app.access import Gate, agent_of
 from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.fhir_access import Caller, FHIRAccess
+from rayhook.smart_app.fhir_audit import AUDIT_PARAMETERS, build_audit_router
 from rayhook.smart_app.fhir_negotiation import fhir_response, is_known, is_lenient, read_form, require_json
 from rayhook.smart_app.fhir_parameters import INCLUDES, PARAMETERS, REVINCLUDES
 from rayhook.smart_app.fhir_resources import PatientResources, Served, load_resources
@@ -103,7 +104,12 @@ class ResourceViews:
             )
             return [*shown, *included]
 
-        self._audited(caller, AuditKind.SMART_APP_FHIR_SEARCHED, find, query=urlencode(search.pairs))
+        self._audited(
+            caller,
+            AuditKind.SMART_APP_FHIR_SEARCHED,
+            find,
+            query=f"{resource_type}?{urlencode(search.pairs)}",
+        )
         return searchset(
             search,
             found,
@@ -149,7 +155,9 @@ class ResourceViews:
                     agent=agent_of(user),
                     patient_id=caller.patient_id,
                     entities=tuple("/".join(one.key) for one in found),
-                    detail={"client": user.client_id, **({"query": query} if query else {})},
+                    client_id=user.client_id,
+                    query=query or None,
+                    detail={"client": user.client_id},
                 ),
             )
             session.commit()
@@ -169,6 +177,8 @@ def build_fhir_router(deps: SMARTDependencies, gate: Gate) -> APIRouter:
     views = ResourceViews(deps, gate, access)
     router = APIRouter(tags=["fhir"])
     router.include_router(_open_routes(deps, views.base_url))
+    # Before the others: their first part of the path is any type.
+    router.include_router(build_audit_router(deps, gate, tokens, views.base_url), prefix=PREFIX)
     router.include_router(_patient_routes(views, access))
     return router
 
@@ -240,6 +250,17 @@ def _patient_routes(views: ResourceViews, access: FHIRAccess) -> APIRouter:
     return router
 
 
+_AUDIT: Final = ResourceCapability(
+    type="AuditEvent",
+    interactions=("read", "search-type"),
+    parameters={name: SearchParameter(kind=kind) for name, kind in AUDIT_PARAMETERS.items()},
+    documentation=(
+        "For compliance officers by their own session, and for systems with system/AuditEvent.rs, "
+        "which see the events of their EHR."
+    ),
+)
+
+
 def describe_server(base_url: str) -> ServerCapability:
     """Return what this endpoint does, from the tables that it does it by."""
     return ServerCapability(
@@ -266,5 +287,6 @@ def describe_server(base_url: str) -> ServerCapability:
                 ),
             )
             for kind, parameters in PARAMETERS.items()
-        ],
+        ]
+        + [_AUDIT],
     )

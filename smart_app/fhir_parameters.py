@@ -160,7 +160,7 @@ def read_filter(resource_type: str, name: str, value: str) -> Filter | None:
         raise InvalidRequest(f"{bare}:missing: must be true or false", expression=bare)
     if parameter.kind is Kind.DATE and modifier != "missing":
         for one in _alternatives(value):
-            _period(one, bare)
+            date_period(one, bare)
     return Filter(bare, modifier, value)
 
 
@@ -245,8 +245,8 @@ def _string_fits(element: Any, value: str, asked: _Asked) -> bool:
 
 def _date_fits(element: Any, value: str, asked: _Asked) -> bool:
     """Spec: FHIR R4 search.html#date, search.html#prefix."""
-    prefix, low, high = _period(value, asked.parameter.path)
-    _, start, end = _period(str(element), asked.parameter.path)
+    prefix, low, high = date_period(value, asked.parameter.path)
+    _, start, end = date_period(str(element), asked.parameter.path)
     if prefix == "ap":
         leeway = abs(datetime.now(UTC) - low) / 10
         low, high = low - leeway, high + leeway
@@ -264,7 +264,7 @@ def _date_fits(element: Any, value: str, asked: _Asked) -> bool:
     }[prefix]
 
 
-def _period(text: str, name: str) -> tuple[str, datetime, datetime]:
+def date_period(text: str, name: str) -> tuple[str, datetime, datetime]:
     """Return the prefix, and the instants between which the time lies that `text` may mean."""
     found = _DATE.fullmatch(text)
     refusal = InvalidRequest(f"{name}: must be a date, alone or after a prefix", expression=name)
