@@ -305,43 +305,52 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             pacs_base_url="http://127.0.0.1:9",
             keys_dir=folder / "ehr-keys",
         )
-        keyring = Keyring.load_or_create(folder / "keyring.json")
-        url = f"sqlite:///{folder / 'rayhook.sqlite3'}"
-        migrate(url)
-        database = create_database(url)
-        stack.callback(database.close)
-        transport = Transport(allow_loopback_http=True)
-        stack.callback(transport.close)
-        clock = Clock()
-        own_tokens: list[Authorization] = []
-        registry = load_registry(registry_file, development=True)
-        audit = AuditLog(keyring)
-        deps = SMARTDependencies(
+        deps, database, own_tokens = smart_service(stack, folder, registry_file, base_url=base_url)
+        stack.enter_context(serving(app_of(deps), base_url))
+        stack.enter_context(serving(ehr_app, ehr_url))
+        assert isinstance(deps.clock, Clock)
+        yield World(base_url, ehr_url, ehr_app.state.demo, database, deps.keyring, deps.clock, own_tokens)
+
+
+def smart_service(
+    stack: ExitStack, folder: Path, registry_file: Path, *, base_url: str
+) -> tuple[SMARTDependencies, Database, list[Authorization]]:
+    """Return what the SMART app is made of, over an empty database in `folder`."""
+    keyring = Keyring.load_or_create(folder / "keyring.json")
+    url = f"sqlite:///{folder / 'rayhook.sqlite3'}"
+    migrate(url)
+    database = create_database(url)
+    stack.callback(database.close)
+    transport = Transport(allow_loopback_http=True)
+    stack.callback(transport.close)
+    clock = Clock()
+    own_tokens: list[Authorization] = []
+    registry = load_registry(registry_file, development=True)
+    audit = AuditLog(keyring)
+    deps = SMARTDependencies(
+        registry=registry,
+        sessions=database.sessions,
+        keyring=keyring,
+        audit=audit,
+        transport=transport,
+        sign_off=SignOffQueue(
             registry=registry,
             sessions=database.sessions,
             keyring=keyring,
             audit=audit,
             transport=transport,
-            sign_off=SignOffQueue(
-                registry=registry,
-                sessions=database.sessions,
-                keyring=keyring,
-                audit=audit,
-                transport=transport,
-                backend=lambda _ehr: own_tokens[0] if own_tokens else None,
-                clock=clock,
-            ),
-            decoder=stack.enter_context(Decoder()),
-            jwks=JWKSCache(transport),
-            manifests=(MANIFEST,),
-            models=(MODEL,),
-            queue=AnalysisQueue(database.reading),
-            public_base_url=base_url,
+            backend=lambda _ehr: own_tokens[0] if own_tokens else None,
             clock=clock,
-        )
-        stack.enter_context(serving(app_of(deps), base_url))
-        stack.enter_context(serving(ehr_app, ehr_url))
-        yield World(base_url, ehr_url, ehr_app.state.demo, database, keyring, clock, own_tokens)
+        ),
+        decoder=stack.enter_context(Decoder()),
+        jwks=JWKSCache(transport),
+        manifests=(MANIFEST,),
+        models=(MODEL,),
+        queue=AnalysisQueue(database.reading),
+        public_base_url=base_url,
+        clock=clock,
+    )
+    return deps, database, own_tokens
 
 
 def app_of(deps: SMARTDependencies) -> FastAPI:
