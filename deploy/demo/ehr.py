@@ -29,8 +29,8 @@ from rayhook.deploy.demo.ehr_chart import patient_rows
 from rayhook.deploy.demo.ehr_faults import EHRFaults
 from rayhook.deploy.demo.ehr_fhir import FHIREndpoint
 from rayhook.deploy.demo.ehr_keys import load_or_create_key
-from rayhook.deploy.demo.ehr_page import ChartPages, Pages
-from rayhook.deploy.demo.ehr_seed import seed_resources
+from rayhook.deploy.demo.ehr_page import ChartPages, Pages, current_user
+from rayhook.deploy.demo.ehr_seed import RADIOLOGIST_ID, seed_resources
 from rayhook.deploy.demo.ehr_store import ResourceStore
 from rayhook.deploy.demo.ehr_tokens import OAuthError
 from rayhook.fhir.errors import RayhookError
@@ -107,6 +107,10 @@ client_id = {json.dumps(CLIENT_ID)}
 scopes = {json.dumps([*LOGIN_SCOPES, *READ_SCOPES])}
 introspection = true
 
+[[ehr.role]]
+role = "radiologist"
+fhir_user = "Practitioner/{RADIOLOGIST_ID}"
+
 [ehr.backend]
 scopes = {json.dumps(SYSTEM_SCOPES)}
 """
@@ -166,12 +170,14 @@ def _authorization_router(demo: DemoEHR, pages: Pages) -> APIRouter:
 
     @router.get("/auth/authorize")
     def authorize(request: Request) -> Response:
-        return _authorized(demo, pages, request.query_params)
+        return _authorized(demo, pages, request.query_params, current_user(request))
 
     @router.post("/auth/authorize")
-    def authorize_by_form(form: Annotated[dict[str, str], Depends(_form_fields)]) -> Response:
+    def authorize_by_form(
+        request: Request, form: Annotated[dict[str, str], Depends(_form_fields)]
+    ) -> Response:
         """Spec: SMART App Launch 2.2, capability authorize-post."""
-        return _authorized(demo, pages, form)
+        return _authorized(demo, pages, form, current_user(request))
 
     @router.get("/auth/style.json")
     def style() -> dict[str, str]:
@@ -194,11 +200,11 @@ def _authorization_router(demo: DemoEHR, pages: Pages) -> APIRouter:
     return router
 
 
-def _authorized(demo: DemoEHR, pages: Pages, parameters: Mapping[str, str]) -> Response:
+def _authorized(demo: DemoEHR, pages: Pages, parameters: Mapping[str, str], user_id: str) -> Response:
     """Send the browser back to the app, after a patient was chosen where the launch brought none."""
     fields = {name: parameters.get(name, "") for name in _AUTHORIZE_PARAMETERS}
     optional = {name: parameters.get(name) for name in ("nonce", "chosen_patient", "chosen_study")}
-    asked = AuthorizationRequest(**fields, **optional)
+    asked = AuthorizationRequest(**fields, **optional, user_id=user_id)
     if asked.needs_choice:
         demo.authorization.require_registered(asked)
         return pages.render("choose.html", choices=_choices(demo, asked, parameters))

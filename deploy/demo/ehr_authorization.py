@@ -1,6 +1,6 @@
 """The demo EHR's SMART authorization server: launches, codes, tokens, refresh, systems, introspection.
 
-It has no sign-in: whoever reaches the demo is its one practitioner, and every launch is approved. In all else it
+It has no sign-in: whoever reaches the demo is whom they say they are, and every launch is approved. In all else it
 is strict: PKCE with S256, codes and refresh tokens used once, client assertions fresh and of five minutes.
 Spec: SMART App Launch 2.2; RFC 6749, 7523, 7636, 7662, 9207, 9700
 """
@@ -28,7 +28,7 @@ from rayhook.deploy.demo.ehr_scopes import (
     SYSTEM_SCOPES,
     WRITE_SCOPES,
 )
-from rayhook.deploy.demo.ehr_seed import PRACTITIONER_ID, PRACTITIONER_NAME
+from rayhook.deploy.demo.ehr_seed import PRACTITIONER_ID, USERS
 from rayhook.deploy.demo.ehr_tokens import CLIENT_ID, TOKEN_LIFE_S, AccessToken, Grant, OAuthError, TokenStore
 from rayhook.fhir.errors import InvalidRequest, NotFound
 
@@ -40,12 +40,13 @@ _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
 
 @dataclass(frozen=True, slots=True)
 class LaunchContext:
-    """`study_id` is the ImagingStudy that the user was looking at, or chose."""
+    """`study_id` is the ImagingStudy that the user was looking at, or chose; `user_id` is one of USERS."""
 
     patient_id: str
     app_context: str | None
     expires_at: float
     study_id: str | None = None
+    user_id: str = PRACTITIONER_ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ class _Code:
 class AuthorizationRequest:
     """The parameters of /authorize, as they came.
 
-    `chosen_patient` and `chosen_study` are the demo's own: what the user chose in a standalone launch.
+    `chosen_patient` and `chosen_study` are the demo's own: what the user chose in a standalone launch, `user_id` is
+    who has signed in to the EHR.
     """
 
     response_type: str
@@ -79,6 +81,7 @@ class AuthorizationRequest:
     nonce: str | None = None
     chosen_patient: str | None = None
     chosen_study: str | None = None
+    user_id: str = PRACTITIONER_ID
 
     @property
     def needs_choice(self) -> bool:
@@ -172,10 +175,17 @@ class AuthorizationServer:
     def public_jwks(self) -> dict[str, Any]:
         return {"keys": [self.key.as_dict(private=False)]}
 
-    def new_launch(self, patient_id: str, app_context: str | None, study_id: str | None = None) -> str:
+    def new_launch(
+        self,
+        patient_id: str,
+        app_context: str | None,
+        study_id: str | None = None,
+        *,
+        user_id: str = PRACTITIONER_ID,
+    ) -> str:
         """Return a `launch` handle for the app to echo."""
         handle = secrets.token_urlsafe(24)
-        context = LaunchContext(patient_id, app_context, self.clock() + _LAUNCH_LIFE_S, study_id)
+        context = LaunchContext(patient_id, app_context, self.clock() + _LAUNCH_LIFE_S, study_id, user_id)
         with self._lock:
             self._launches[handle] = context
         return handle
@@ -213,7 +223,7 @@ class AuthorizationServer:
         with self._lock:
             self._codes[code] = _Code(
                 launch,
-                Grant(launch.patient_id, granted),
+                Grant(launch.patient_id, granted, user=f"Practitioner/{launch.user_id}"),
                 request.code_challenge,
                 request.nonce,
                 self.clock() + _CODE_LIFE_S,
@@ -223,7 +233,11 @@ class AuthorizationServer:
     def _launch(self, request: AuthorizationRequest) -> LaunchContext:
         if request.chosen_patient is not None and not request.launch:
             return LaunchContext(
-                request.chosen_patient, None, self.clock() + _LAUNCH_LIFE_S, request.chosen_study
+                request.chosen_patient,
+                None,
+                self.clock() + _LAUNCH_LIFE_S,
+                request.chosen_study,
+                request.user_id,
             )
         with self._lock:
             launch = self._launches.pop(request.launch, None)
@@ -251,7 +265,7 @@ class AuthorizationServer:
             raise OAuthError("invalid_grant", "redirect_uri differs from the authorization request's")
         answer = self._token_response(code.grant) | self._context(code.launch)
         if "openid" in code.grant.scope.split():
-            answer["id_token"] = self._id_token(code.nonce)
+            answer["id_token"] = self._id_token(code.nonce, code.launch.user_id)
         return answer
 
     def _redeem(self, text: str) -> _Code:
@@ -311,16 +325,16 @@ class AuthorizationServer:
             context["fhirContext"] = [{"reference": f"ImagingStudy/{launch.study_id}"}]
         return context
 
-    def _id_token(self, nonce: str | None) -> str:
+    def _id_token(self, nonce: str | None, user_id: str) -> str:
         now = int(self.clock())
         claims: dict[str, Any] = {
             "iss": self.issuer,
-            "sub": PRACTITIONER_ID,
+            "sub": user_id,
             "aud": CLIENT_ID,
             "iat": now,
             "exp": now + TOKEN_LIFE_S,
-            "fhirUser": f"{self.issuer}/Practitioner/{PRACTITIONER_ID}",
-            "name": PRACTITIONER_NAME,
+            "fhirUser": f"{self.issuer}/Practitioner/{user_id}",
+            "name": USERS[user_id],
         }
         if nonce is not None:
             claims["nonce"] = nonce

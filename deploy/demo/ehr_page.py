@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Depends, Form, Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markdown_it import MarkdownIt
 from markupsafe import Markup
@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from rayhook.deploy.demo.ehr_authorization import AuthorizationServer
 from rayhook.deploy.demo.ehr_cds_client import CDSAnswer, CDSClient
 from rayhook.deploy.demo.ehr_chart import PatientRow, order_rows, patient_row, patient_rows, report_rows
-from rayhook.deploy.demo.ehr_seed import PRACTITIONER_ID, PRACTITIONER_NAME
+from rayhook.deploy.demo.ehr_seed import PRACTITIONER_ID, PRACTITIONER_NAME, USERS
 from rayhook.deploy.demo.ehr_store import Resource, ResourceStore
 from rayhook.fhir.errors import InvalidRequest, NotFound
 from rayhook.fhir.transport import origin_of
@@ -33,7 +33,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["clinician"] = PRACTITIONER_NAME
+    environment.globals["users"] = USERS
+    environment.globals["user_id"] = PRACTITIONER_ID
     environment.filters["markdown"] = render_markdown
     return environment
 
@@ -74,6 +75,18 @@ class Pages:
         )
 
 
+_USER_COOKIE = "harbour-user"
+
+
+def current_user(request: Request) -> str:
+    """Return whom the browser says it is: one of USERS."""
+    named = request.cookies.get(_USER_COOKIE, "")
+    return named if named in USERS else PRACTITIONER_ID
+
+
+User = Annotated[str, Depends(current_user)]
+
+
 @dataclass(frozen=True, slots=True)
 class ChartPages:
     """The routes that a clinician's browser asks for."""
@@ -86,6 +99,7 @@ class ChartPages:
     def router(self) -> APIRouter:
         router = APIRouter(include_in_schema=False)
         router.add_api_route("/", self.patients)
+        router.add_api_route("/user", self.change_user)
         router.add_api_route("/static/{name}", self.pages.static)
         router.add_api_route("/patients/{patient_id}", self.chart)
         router.add_api_route("/patients/{patient_id}/cards", self.cards)
@@ -95,12 +109,20 @@ class ChartPages:
         router.add_api_route("/patients/{patient_id}/launch", self.launch)
         return router
 
-    def patients(self) -> Response:
-        return self.pages.render("patients.html", patients=patient_rows(self.store))
+    def patients(self, user_id: User) -> Response:
+        return self.pages.render("patients.html", patients=patient_rows(self.store), user_id=user_id)
 
-    def chart(self, patient_id: str) -> Response:
+    def chart(self, patient_id: str, user_id: User) -> Response:
         orders = order_rows(self.store, patient_id)
-        return self.pages.render("chart.html", patient=self._patient(patient_id), orders=orders)
+        patient = self._patient(patient_id)
+        return self.pages.render("chart.html", patient=patient, orders=orders, user_id=user_id)
+
+    def change_user(self, user: str) -> Response:
+        """The demo's sign-in: one says who one is."""
+        response = RedirectResponse("/", status_code=303)
+        if user in USERS:
+            response.set_cookie(_USER_COOKIE, user, httponly=True, samesite="lax")
+        return response
 
     def cards(self, patient_id: str) -> Response:
         self._patient(patient_id)
@@ -117,10 +139,15 @@ class ChartPages:
 
     def app_frame(self, patient_id: str, request: Request) -> Response:
         return self.pages.render(
-            "app.html", patient=self._patient(patient_id), launch_query=request.url.query
+            "app.html",
+            patient=self._patient(patient_id),
+            launch_query=request.url.query,
+            user_id=current_user(request),
         )
 
-    def launch(self, patient_id: str, url: str, app_context: str = "", study: str = "") -> Response:
+    def launch(
+        self, patient_id: str, user_id: User, url: str, *, app_context: str = "", study: str = ""
+    ) -> Response:
         """Spec: SMART App Launch 2.2, "EHR launch"; only the registered app may be launched.
 
         study: the id of the ImagingStudy that the clinician is looking at.
@@ -128,7 +155,9 @@ class ChartPages:
         self._patient(patient_id)
         if origin_of(url) != origin_of(self.client.cds_base_url):
             raise InvalidRequest("url must belong to the registered app", expression="url")
-        handle = self.authorization.new_launch(patient_id, app_context or None, study or None)
+        handle = self.authorization.new_launch(
+            patient_id, app_context or None, study or None, user_id=user_id
+        )
         query = urlencode({"iss": self.authorization.issuer, "launch": handle})
         return RedirectResponse(f"{url}?{query}", status_code=303)
 

@@ -11,6 +11,8 @@ Resource = dict[str, Any]
 ENDPOINT_ID = "demo-pacs"
 PRACTITIONER_ID = "demo-clinician"
 PRACTITIONER_NAME = "Demo Clinician"
+RADIOLOGIST_ID = "demo-radiologist"
+USERS = {PRACTITIONER_ID: PRACTITIONER_NAME, RADIOLOGIST_ID: "Demo Radiologist"}
 MRN_SYSTEM = "urn:rayhook:demo:mrn"
 
 _SNOMED_BODY_SITES = {
@@ -22,7 +24,7 @@ _SNOMED_BODY_SITES = {
 
 def seed_resources(catalogue: Catalogue, *, dicomweb_url: str) -> Iterator[Resource]:
     """Yield what the EHR knows before Rayhook is asked: people, orders, studies and where images are."""
-    yield _practitioner()
+    yield from map(_practitioner, USERS)
     yield _endpoint(dicomweb_url)
     known: set[str] = set()
     for study in catalogue.studies:
@@ -45,12 +47,13 @@ def _short(study: DemoStudy) -> str:
     return hashlib.sha256(study.study_instance_uid.encode()).hexdigest()[:16]
 
 
-def _practitioner() -> Resource:
+def _practitioner(user_id: str) -> Resource:
+    given, family = USERS[user_id].split()
     return {
         "resourceType": "Practitioner",
-        "id": PRACTITIONER_ID,
+        "id": user_id,
         "active": True,
-        "name": [{"text": PRACTITIONER_NAME, "family": "Clinician", "given": ["Demo"]}],
+        "name": [{"text": USERS[user_id], "family": family, "given": [given]}],
     }
 
 
