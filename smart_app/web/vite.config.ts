@@ -1,5 +1,6 @@
 import { readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { brotliCompressSync, constants, gzipSync } from "node:zlib";
 import { defineConfig, type Plugin } from "vite";
 
@@ -41,6 +42,9 @@ function compressed(): Plugin {
 
 export default defineConfig({
   base: "/smart/static/viewer/",
+  resolve: {
+    alias: [{ find: /^@kitware\/vtk\.js\/IO\/.*/, replacement: fileURLToPath(new URL("src/no_meshes.ts", import.meta.url)) }],
+  },
   plugins: [withoutStyleAttributes(), compressed()],
   build: {
     outDir: OUT,

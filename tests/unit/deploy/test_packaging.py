@@ -5,6 +5,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 TOP_LEVEL = ("audit", "auth", "cds_hooks", "deploy", "fhir", "inference", "smart_app")
+WEB_SOURCES = ROOT / "smart_app" / "web"  # what is built from them is shipped
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 
 
@@ -42,6 +43,12 @@ def test_every_data_file_is_shipped():
         for folder in TOP_LEVEL
         for path in (ROOT / folder).rglob("*")
         if path.is_file()
+        and not path.is_relative_to(WEB_SOURCES)
         and path.suffix in {".html", ".css", ".js", ".svg", ".toml", ".mako", ".safetensors"}
     }
     assert present - shipped == set()
+
+
+def test_the_built_viewer_is_shipped():
+    shipped = SETUPTOOLS["package-data"]["rayhook.smart_app"]
+    assert {"static/viewer/*", "static/viewer/assets/*"} <= set(shipped)
