@@ -24,7 +24,7 @@ from rayhook.audit.review import search as search_log
 from rayhook.auth.bearer import BearerTokens
 from rayhook.auth.registry import EHR
 from rayhook.auth.roles import Permission
-from rayhook.fhir.errors import Forbidden, InvalidRequest, NotFound, RayhookError, Unauthenticated
+from rayhook.fhir.errors import Forbidden, InvalidRequest, NotFound, RayhookError
 from rayhook.fhir.references import parse_reference
 from rayhook.smart_app.access import Gate, agent_of
 from rayhook.smart_app.dependencies import SMARTDependencies
@@ -75,18 +75,20 @@ class AuditAccess:
     def reader(self, request: Request) -> AuditReader:
         """Return the staff member of the session cookie, or the system whose token is shown.
 
-        No clinical scope but `system/AuditEvent` opens the audit: it tells who looked at whom.
+        No clinical scope but `system/AuditEvent` opens the audit: it tells who looked at whom. Somebody of an EHR
+        would see that EHR's events alone, and no registration can give them the role.
         """
         authorization = request.headers.get("Authorization")
-        return self._member(request) if authorization is None else self._system(request, authorization)
-
-    def _member(self, request: Request) -> AuditReader:
+        if authorization is not None:
+            return self._system(request, authorization)
         staff = self._gate.of_staff
         member = staff.member(request)
-        if member is None:
-            raise self._gate.refused(Unauthenticated("no live session"), None)
-        staff.require(member, self.permission)
-        return AuditReader(member.agent)
+        if member is not None:
+            staff.require(member, self.permission)
+            return AuditReader(member.agent)
+        viewer = self._gate.viewer(request)
+        self._gate.require(viewer, self.permission)
+        return AuditReader(agent_of(viewer.user), viewer.ehr, viewer.user.client_id)
 
     def _system(self, request: Request, authorization: str) -> AuditReader:
         try:
