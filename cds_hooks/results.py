@@ -45,3 +45,9 @@ class ResultCache:
     def forget(self, key: str) -> None:
         with self._lock:
             self._jobs.pop(key, None)
+
+    def forget_result(self, result_id: str) -> None:
+        """Forget the job of a result whose report somebody signed, changed or withdrew."""
+        with self._lock:
+            for key in [key for key, (job, _) in self._jobs.items() if job.row.result_id == result_id]:
+                self._jobs.pop(key)

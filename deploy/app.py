@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import anyio.to_thread
 import structlog
@@ -15,8 +16,9 @@ from starlette.concurrency import run_in_threadpool
 
 from rayhook.audit.events import AuditKind
 from rayhook.audit.record import AuditEntry, AuditLog
+from rayhook.auth.backend import BackendTokens
 from rayhook.auth.keys import Keyring
-from rayhook.auth.registry import EHRRegistry, load_registry
+from rayhook.auth.registry import EHR, EHRRegistry, load_registry
 from rayhook.auth.tokens import JWKSCache
 from rayhook.cds_hooks.dependencies import CDSDependencies
 from rayhook.cds_hooks.router import build_router as cds_router
@@ -31,9 +33,12 @@ from rayhook.fhir.transport import Transport
 from rayhook.inference.analysis import Analyser
 from rayhook.inference.decode import Decoder
 from rayhook.inference.engine import Engine, export_all
+from rayhook.inference.held_out import load_held_out
+from rayhook.inference.job_table import Authorization
 from rayhook.inference.pipeline import Pipeline
 from rayhook.inference.queue import AnalysisQueue
 from rayhook.inference.registry import Manifest, ModelPackage, load_models, select_models
+from rayhook.inference.sign_off_queue import SignOffQueue
 from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.router import build_router as smart_router
 
@@ -42,6 +47,7 @@ log = structlog.get_logger(__name__)
 # A hook gives up the interpreter at each of its twenty database calls, and waits so long to have it back from a
 # thread that decodes or renders: the usual 5 ms would be a tenth of a second a call.
 _SWITCH_S = 0.001
+_DELIVER_EVERY_S = 5.0
 _THREADS = 64  # hooks wait up to 0.4 s in their thread; 64 of them leave room beside 20 callers
 
 
@@ -59,6 +65,7 @@ class Service:
     engines: dict[str, Engine]
     queue: AnalysisQueue
     pipeline: Pipeline
+    sign_off: SignOffQueue
     viewer_decoder: Decoder
     jwks: JWKSCache
 
@@ -147,6 +154,7 @@ def build_service(
         decoder = stack.enter_context(Decoder(children=settings.decoder_processes))
         viewer_decoder = stack.enter_context(Decoder(children=settings.viewer_decoder_processes))
         audit = AuditLog(keyring, anchor=settings.anchor_path)
+        tokens = backend_tokens(transport, keyring, database.sessions, audit)
         pipeline = Pipeline(
             sessions=database.sessions,
             registry=registry,
@@ -155,8 +163,17 @@ def build_service(
             audit=audit,
             analyser=Analyser(running, engines, decoder),
             organization=settings.organization,
-            backend=backend_tokens(transport, keyring, database.sessions, audit),
+            backend=tokens,
             lease_s=settings.job_lease_s,
+        )
+        sign_off = SignOffQueue(
+            registry=registry,
+            sessions=database.sessions,
+            keyring=keyring,
+            audit=audit,
+            transport=transport,
+            backend=partial(_own_token, tokens),
+            on_written=pipeline.store_signed,
         )
         yield Service(
             settings=settings,
@@ -169,6 +186,7 @@ def build_service(
             engines=engines,
             queue=AnalysisQueue(database.reading),
             pipeline=pipeline,
+            sign_off=sign_off,
             viewer_decoder=viewer_decoder,
             jwks=jwks,
         )
@@ -204,7 +222,11 @@ def mount(app: FastAPI, service: Service) -> None:
         manifests=service.manifests,
         models=service.pipeline.analyser.identities,
         queue=service.queue,
+        sign_off=service.sign_off,
+        held_out=load_held_out(service.installed),
+        report_changed=cds.results.forget_result,
         public_base_url=settings.public_base_url,
+        organization=settings.organization,
     )
     app.include_router(cds_router(cds))
     app.include_router(smart_router(smart))
@@ -220,15 +242,19 @@ def _working(service: Service) -> Iterator[None]:
     checkpoints = threading.Thread(
         target=_checkpoint_until, args=(service, stopping), name="audit-checkpoints", daemon=True
     )
+    couriers = threading.Thread(
+        target=_deliver_until, args=(service, stopping), name="signed-reports", daemon=True
+    )
     _record(service, AuditKind.APPLICATION_STARTED)
     checkpoints.start()
+    couriers.start()
     for ehr in service.registry:
         if ehr.cds_client.jwks_url is not None:
             service.jwks.warm(
                 ehr.cds_client.issuer, ehr.cds_client.jwks_url, allowed_origins=ehr.jwks_origins
             )
     service.queue.start(service.pipeline.run, service.settings.pipeline_threads)
-    threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
+    threading.Thread(target=_warm_up, args=(service,), name="warm-up", daemon=True).start()
     try:
         yield
     finally:
@@ -239,12 +265,34 @@ def _working(service: Service) -> Iterator[None]:
         _checkpoint(service)
 
 
-def _warm_up() -> None:
+def _own_token(tokens: BackendTokens, ehr: EHR) -> Authorization | None:
+    """Return our own token for an EHR; None where we are not registered there as a service."""
+    if ehr.backend is None:
+        return None
+    token = tokens.token(ehr)
+    return Authorization(token.access_token, str(token.scopes), token.expires_at)
+
+
+def _deliver_until(service: Service, stopping: threading.Event) -> None:
+    """Try again what an EHR or a PACS did not take: signed reports, and DICOM objects."""
+    while not stopping.wait(_DELIVER_EVERY_S):
+        try:
+            service.sign_off.deliver_due()
+            service.pipeline.store_due()
+        except RayhookError:
+            log.exception("late_delivery_failed")
+
+
+def _warm_up(service: Service) -> None:
     """Import what the first study needs, beside the start: together it takes two seconds.
 
     What is there by then stays: the collector need not go through it again, in the middle of somebody's call.
     """
-    for module in ("pydicom.datadict", "rayhook.fhir.validation"):
+    modules = ["pydicom.datadict", "rayhook.fhir.validation"]
+    if any(ehr.dicom_results for ehr in service.registry):
+        modules += ["rayhook.inference.structured_report", "rayhook.inference.parametric_map"]
+        modules += ["rayhook.inference.secondary_capture"]
+    for module in modules:
         importlib.import_module(module)
     gc.collect()
     gc.freeze()

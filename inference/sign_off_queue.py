@@ -15,7 +15,7 @@ from rayhook.auth.database_types import Sessions
 from rayhook.auth.keys import Keyring
 from rayhook.auth.registry import EHR, EHRRegistry
 from rayhook.auth.scopes import ScopeSet
-from rayhook.fhir.errors import NotFound
+from rayhook.fhir.errors import NotFound, RayhookError
 from rayhook.fhir.references import oid_uri
 from rayhook.fhir.transport import Transport
 from rayhook.inference.job_table import Authorization
@@ -34,7 +34,11 @@ Backend = Callable[[EHR], Authorization | None]
 log = structlog.get_logger()
 
 
-def _no_backend(_ehr: EHR) -> Authorization | None:
+_NO_TOKEN = SignedDelivery(DeliveryState.NOT_PERMITTED, "no_authorization")
+
+
+def no_backend(_ehr: EHR) -> Authorization | None:
+    """Return no token: the service has none of its own."""
     return None
 
 
@@ -51,7 +55,7 @@ class SignOffQueue:
     keyring: Keyring
     audit: AuditLog
     transport: Transport
-    backend: Backend = _no_backend
+    backend: Backend = no_backend
     on_written: Callable[[StoredResult, Authorization], None] | None = None
     clock: Clock = field(default=time.time)
 
@@ -81,12 +85,16 @@ class SignOffQueue:
             lent = self._claim(signature.id, is_asked=is_asked)
             if lent is None:
                 return signature.delivery
-            token = self._token(stored, authorization, lent[0])
+            token = self._token(stored, (authorization, lent[0]))
             done = self._attempt(stored, signature, written, token, is_forced=is_forced)
             if done.state is not DeliveryState.DELIVERED:
                 return done.state
             written |= done.written
-            if token is not None and self.on_written is not None and signature is signatures[-1]:
+            if (
+                isinstance(token, Authorization)
+                and self.on_written is not None
+                and signature is signatures[-1]
+            ):
                 self.on_written(stored, token)
         return DeliveryState.DELIVERED
 
@@ -109,13 +117,13 @@ class SignOffQueue:
         stored: StoredResult,
         signature: Signature,
         written: Mapping[str, str],
-        token: Authorization | None,
+        token: Authorization | SignedDelivery,
         *,
         is_forced: bool,
     ) -> SignedDelivery:
         ehr = self.registry.by_id(stored.ehr_id)
-        if ehr is None or token is None:
-            done = SignedDelivery(DeliveryState.NOT_PERMITTED, "no_authorization")
+        if ehr is None or isinstance(token, SignedDelivery):
+            done = token if isinstance(token, SignedDelivery) else _NO_TOKEN
         else:
             done = write_signed(
                 self.transport,
@@ -144,15 +152,18 @@ class SignOffQueue:
         return (lent,)
 
     def _token(
-        self, stored: StoredResult, given: Authorization | None, lent: Authorization | None
-    ) -> Authorization | None:
-        """Return the first token that may revise and is alive: the person's own, else the service's."""
-        for token in (given, lent):
+        self, stored: StoredResult, tokens: tuple[Authorization | None, ...]
+    ) -> Authorization | SignedDelivery:
+        """Return the first token that may revise and is alive, a person's before our own; or why there is none."""
+        for token in tokens:
             if token is not None and self._is_usable(token):
                 return token
         ehr = self.registry.by_id(stored.ehr_id)
-        own = None if ehr is None else self.backend(ehr)
-        return own if own is not None and self._is_usable(own) else None
+        try:
+            own = None if ehr is None else self.backend(ehr)
+        except RayhookError as error:
+            return SignedDelivery(DeliveryState.FAILED, error.code)
+        return own if own is not None and self._is_usable(own) else _NO_TOKEN
 
     def _is_usable(self, token: Authorization) -> bool:
         return token.expires_at > self.clock() and may_revise(ScopeSet.parse(token.scope))

@@ -15,7 +15,7 @@ from rayhook.inference.decode import Decoder
 from rayhook.inference.held_out import HeldOut
 from rayhook.inference.queue import AnalysisQueue
 from rayhook.inference.registry import Manifest
-from rayhook.inference.sign_off_queue import Backend, SignOffQueue, no_backend
+from rayhook.inference.sign_off_queue import SignOffQueue
 from rayhook.inference.study import ModelIdentity
 
 
@@ -27,8 +27,10 @@ def _ignore(_result_id: str) -> None:
 class SMARTDependencies:
     """`public_base_url` is the origin that browsers and EHRs know us by, without a trailing slash.
 
+    organization: who operates the service, for the audit.
     models: those that run, in their order.  decoder: the viewer's own, so that nobody waits for a picture behind an analysis.
-    held_out: evaluations by the SHA-256 of the weights that they are of.  backend: gives our own token for an EHR.
+    held_out: evaluations by the SHA-256 of the weights that they are of.
+    sign_off: brings signed reports to their EHR.
     report_changed: is told the id of a result whose report was signed, changed or withdrawn.
     """
 
@@ -43,22 +45,11 @@ class SMARTDependencies:
     models: tuple[ModelIdentity, ...]
     queue: AnalysisQueue
     public_base_url: str
+    sign_off: SignOffQueue
+    organization: str = ""
     held_out: Mapping[str, HeldOut] = field(default_factory=dict)
-    backend: Backend = no_backend
     report_changed: Callable[[str], None] = _ignore
     clock: Callable[[], float] = time.time
-
-    @property
-    def sign_off(self) -> SignOffQueue:
-        return SignOffQueue(
-            registry=self.registry,
-            sessions=self.sessions,
-            keyring=self.keyring,
-            audit=self.audit,
-            transport=self.transport,
-            backend=self.backend,
-            clock=self.clock,
-        )
 
     @property
     def secure(self) -> bool:

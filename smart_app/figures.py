@@ -3,41 +3,67 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rayhook.fhir.text import translatable
 from rayhook.inference.registry import Estimate, Evaluation, Manifest
-from rayhook.smart_app.numbers import percent, plural, unit_name
+from rayhook.smart_app.finding_view import units_text
+from rayhook.smart_app.i18n import gettext as _
+from rayhook.smart_app.i18n import ngettext
+from rayhook.smart_app.numbers import percent
 
 _AT_PREVALENCE = "_at_prevalence_"
+_AT_SPECIFICITY = "_at_specificity_"
 _NAMES = {
-    "auc": ("Area under the ROC curve", "1 is perfect, 0.5 is chance"),
-    "sensitivity": ("Sensitivity", "of those with the finding, the share that is marked"),
-    "specificity": ("Specificity", "of those without it, the share that is not marked"),
+    "auc": (translatable("Area under the ROC curve"), translatable("1 is perfect, 0.5 is chance")),
+    "sensitivity": (
+        translatable("Sensitivity"),
+        translatable("of those with the finding, the share that is marked"),
+    ),
+    "specificity": (
+        translatable("Specificity"),
+        translatable("of those without it, the share that is not marked"),
+    ),
     "ppv": (
-        "Positive predictive value",
-        "of those marked, the share that has it, at the prevalence of this set",
+        translatable("Positive predictive value"),
+        translatable("of those marked, the share that has it, at the prevalence of this set"),
     ),
     "npv": (
-        "Negative predictive value",
-        "of those not marked, the share without it, at the prevalence of this set",
+        translatable("Negative predictive value"),
+        translatable("of those not marked, the share without it, at the prevalence of this set"),
     ),
-    "accuracy": ("Accuracy", "the share that is rightly marked or not marked"),
-    "average_precision": ("Average precision", "mean positive predictive value over all thresholds"),
-    "brier": ("Brier score", "mean squared error of the probability, 0 is perfect"),
-    "ece": ("Calibration error", "mean gap between probability and observed share"),
-    "abstention": ("Abstained", "the share that the model declined to judge"),
-    "accuracy_answered": ("Accuracy where it answered", "without those that the model declined to judge"),
+    "accuracy": (translatable("Accuracy"), translatable("the share that is rightly marked or not marked")),
+    "average_precision": (
+        translatable("Average precision"),
+        translatable("mean positive predictive value over all thresholds"),
+    ),
+    "brier": (
+        translatable("Brier score"),
+        translatable("mean squared error of the probability, 0 is perfect"),
+    ),
+    "ece": (
+        translatable("Calibration error"),
+        translatable("mean gap between probability and observed share"),
+    ),
+    "abstention": (translatable("Abstained"), translatable("the share that the model declined to judge")),
+    "accuracy_answered": (
+        translatable("Accuracy where it answered"),
+        translatable("without those that the model declined to judge"),
+    ),
     "sensitivity_answered": (
-        "Sensitivity where it answered",
-        "without those that the model declined to judge",
+        translatable("Sensitivity where it answered"),
+        translatable("without those that the model declined to judge"),
     ),
     "specificity_answered": (
-        "Specificity where it answered",
-        "without those that the model declined to judge",
+        translatable("Specificity where it answered"),
+        translatable("without those that the model declined to judge"),
     ),
     "pointing": (
-        "Heatmap on the finding",
-        "of those rightly marked, the share whose hottest point lies on it",
+        translatable("Heatmap on the finding"),
+        translatable("of those rightly marked, the share whose hottest point lies on it"),
     ),
-    "iou": ("Heatmap and outline", "shared area of the hottest part and the finding, 1 is perfect"),
+    "iou": (
+        translatable("Heatmap and outline"),
+        translatable("shared area of the hottest part and the finding, 1 is perfect"),
+    ),
 }
 _RATES = frozenset(
     {
@@ -77,35 +103,50 @@ def model_view(manifest: Manifest) -> ModelView:
     return ModelView(
         intended_use=manifest.intended_use,
         limits=manifest.limits + own,
-        evaluated_on="" if evaluation is None else _evaluated_on(evaluation),
+        evaluated_on="" if evaluation is None else evaluated_on(evaluation),
         figures=() if evaluation is None else tuple(_figures(evaluation)),
     )
 
 
-def unit_of(manifest: Manifest | None) -> str:
-    """Return what the model's figures count, in the plural, as "nodules"."""
+def unit_of(manifest: Manifest | None) -> str | None:
+    """Return what a model's figures count, None where it is not known."""
     evaluation = None if manifest is None else next(iter(manifest.evaluations), None)
-    return "images" if evaluation is None else plural(evaluation.unit, 2)
+    return None if evaluation is None else evaluation.unit
 
 
-def _evaluated_on(evaluation: Evaluation) -> str:
-    return (
-        f"{evaluation.dataset}, {evaluation.subset}: {evaluation.patients} "
-        f"{plural('patient', evaluation.patients)}, {evaluation.count} "
-        f"{plural(evaluation.unit, evaluation.count)}, {evaluation.positives} with the finding. "
-        f"Figures are per {unit_name(evaluation.unit)}; intervals are over patients."
+def evaluated_on(evaluation: Evaluation) -> str:
+    """Return on what and on how many the figures were measured."""
+    counts = _(
+        "%(dataset)s, %(subset)s: %(patients)s, %(count)s %(units)s, %(positives)s with the finding.",
+        dataset=evaluation.dataset,
+        subset=evaluation.subset,
+        patients=ngettext(
+            "%(number)s patient", "%(number)s patients", evaluation.patients, number=evaluation.patients
+        ),
+        count=evaluation.count,
+        units=units_text(evaluation.unit),
+        positives=evaluation.positives,
     )
+    return f"{counts} {_('Figures count %(units)s; intervals are over patients.', units=units_text(evaluation.unit))}"
 
 
 def _figures(evaluation: Evaluation) -> Iterator[Figure]:
     for key, estimate in evaluation.estimates.items():
-        yield _figure(key, estimate)
+        yield figure(key, estimate)
 
 
-def _figure(key: str, estimate: Estimate) -> Figure:
-    kind, _, prevalence = key.partition(_AT_PREVALENCE)
+def figure(key: str, estimate: Estimate) -> Figure:
+    """Return an estimate with its name and meaning in words."""
+    kind, _mark, given = key.partition(_AT_PREVALENCE)
+    if not given:
+        kind, _mark, given = key.partition(_AT_SPECIFICITY)
     name, meaning = _NAMES.get(kind, (key.replace("_", " "), ""))
-    if prevalence:
-        name, meaning = f"{name} at {percent(float(prevalence))}", "if that share of those examined had it"
+    name, meaning = _(name), _(meaning)
+    if _AT_PREVALENCE in key:
+        name = _("%(measure)s at a prevalence of %(share)s", measure=name, share=percent(float(given)))
+        meaning = _("if that share of those examined had it")
+    elif _AT_SPECIFICITY in key:
+        name = _("%(measure)s at a specificity of %(share)s", measure=name, share=percent(float(given)))
     show = percent if kind in _RATES else "{:.3f}".format
-    return Figure(name, meaning, show(estimate.value), f"{show(estimate.low)} to {show(estimate.high)}")
+    between = _("%(low)s to %(high)s", low=show(estimate.low), high=show(estimate.high))
+    return Figure(name, meaning, show(estimate.value), between)

@@ -1,8 +1,12 @@
 """A stored result in the words and numbers that the page shows; nothing here decides anything."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from urllib.parse import quote
 
+from rayhook.fhir.text import translatable
+from rayhook.inference.held_out import HeldOut
 from rayhook.inference.jobs import DeliveryState, StoredResult
 from rayhook.inference.registry import Manifest
 from rayhook.inference.statement import (
@@ -10,36 +14,17 @@ from rayhook.inference.statement import (
     NOTHING_TO_RATE,
     aggregation_text,
     is_experimental,
-    limits,
+    limit_sentences,
     marked,
 )
-from rayhook.inference.study import AnalysisStatus, Finding, ModelIdentity, StudyResult
+from rayhook.inference.study import AnalysisStatus, ModelIdentity, StudyResult
+from rayhook.inference.verdict import NOT_SURE
 from rayhook.smart_app.chart import SliceChart, slice_chart
 from rayhook.smart_app.figures import ModelView, model_view, unit_of
+from rayhook.smart_app.finding_view import FindingView, finding_view
+from rayhook.smart_app.i18n import day_text, decimal_text, moment_text, tell
+from rayhook.smart_app.i18n import gettext as _
 from rayhook.smart_app.marks import MarkTable, mark_table
-from rayhook.smart_app.numbers import percent
-
-_METER_WIDTH = 400
-
-
-@dataclass(frozen=True, slots=True)
-class FindingView:
-    display: str
-    answer: str
-    tone: str
-    probability: str
-    threshold: str
-    meaning: str
-    meter_width: float
-    meter_threshold: float
-
-    @property
-    def label_anchor(self) -> str:
-        return "start" if self.meter_threshold < _METER_WIDTH / 2 else "end"
-
-    @property
-    def label_x(self) -> float:
-        return self.meter_threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +49,7 @@ class ResultView:
     """All that result.html shows. `tone` is the CSS class of the state's colour.
 
     caution: what is said of an experimental model, empty for another.  files: the images and their digests.
+    unanswered: what the model was asked and gave no answer to.  card: the path of the model's card.
     """
 
     title: str
@@ -74,6 +60,8 @@ class ResultView:
     caution: str
     sentences: tuple[str, ...]
     findings: tuple[FindingView, ...]
+    unanswered: tuple[str, ...]
+    card: str
     limits: tuple[str, ...]
     image: ImageView | None
     chart: SliceChart | None
@@ -83,20 +71,32 @@ class ResultView:
     files: tuple[Fact, ...]
 
 
-def present_result(stored: StoredResult, manifests: Iterable[Manifest]) -> ResultView:
+def present_result(
+    stored: StoredResult,
+    manifests: Iterable[Manifest],
+    held_out: Mapping[str, HeldOut] = MappingProxyType({}),
+) -> ResultView:
+    """Return the view. held_out: evaluations by the SHA-256 of their weights."""
     result, reference = stored.result, stored.reference
-    manifest = _manifest_of(result.model, manifests)
+    manifest = manifest_of(result.model, manifests)
+    evaluation = None if result.model is None else held_out.get(result.model.weights_sha256)
+    unit = evaluation.unit if evaluation is not None else unit_of(manifest)
+    aggregated = len(result.slice_probabilities) > 1
     state = state_of(result)
     return ResultView(
-        title=reference.description or "Imaging study",
-        subtitle=" · ".join(filter(None, [", ".join(reference.modalities), day(reference.started)])),
+        title=reference.description or _("Imaging study"),
+        subtitle=" · ".join(filter(None, [", ".join(reference.modalities), day_text(reference.started)])),
         state=state.name,
         tone=state.tone,
         headline=state.headline,
-        caution=EXPERIMENTAL if is_experimental(result.model) else "",
+        caution=tell(EXPERIMENTAL) if is_experimental(result.model) else "",
         sentences=_sentences(result),
-        findings=tuple(_finding_view(finding, manifest) for finding in result.findings),
-        limits=limits(result),
+        findings=tuple(
+            finding_view(one, evaluation, unit=unit, is_aggregated=aggregated) for one in result.findings
+        ),
+        unanswered=_unanswered(result, manifest),
+        card="" if result.model is None else card_path(result.model.id, result.model.version),
+        limits=tuple(map(tell, limit_sentences(result))),
         image=_image_view(stored),
         chart=_chart(result),
         marks=mark_table(result),
@@ -117,26 +117,55 @@ class State:
 
 _STATES = {
     AnalysisStatus.ABSTAINED: State(
-        "No answer", "neutral", "The model abstained: it gives no answer for this study"
+        translatable("No answer"),
+        "neutral",
+        translatable("The model abstained: it gives no answer for this study"),
     ),
     AnalysisStatus.OUT_OF_SCOPE: State(
-        "Out of scope", "neutral", "Not analysed: no model is meant for these images"
+        translatable("Out of scope"),
+        "neutral",
+        translatable("Not analysed: no model is meant for these images"),
     ),
     AnalysisStatus.REFUSED: State(
-        "Not analysed", "failed", "Not analysed: the images could not be read faithfully"
+        translatable("Not analysed"),
+        "failed",
+        translatable("Not analysed: the images could not be read faithfully"),
     ),
 }
+_NOT_SURE = State(
+    translatable("Not sure"),
+    "neutral",
+    translatable("The model is not sure: the probability is too near to its threshold to be an answer"),
+)
 _ABOVE = State(
-    "Finding above threshold", "positive", "The model marks a finding. A radiologist has to confirm it."
+    translatable("Finding above threshold"),
+    "positive",
+    translatable("The model marks a finding. A radiologist has to confirm it."),
 )
 _BELOW = State(
-    "No finding above threshold", "negative", "The model marks no finding. This does not rule one out."
+    translatable("No finding above threshold"),
+    "negative",
+    translatable("The model marks no finding. This does not rule one out."),
 )
-_NOTHING = State("Nothing to rate", "neutral", "The model found nothing to rate in these images")
-_NOT_ANALYSED = ("This is not a negative result. Read the study as if Rayhook had not been asked.",)
+_NOTHING = State(
+    translatable("Nothing to rate"),
+    "neutral",
+    translatable("The model found nothing to rate in these images"),
+)
+_NOT_ANALYSED = translatable(
+    "This is not a negative result. Read the study as if Rayhook had not been asked."
+)
 
 
 def state_of(result: StudyResult) -> State:
+    """Return the state in the reader's language."""
+    state = _state(result)
+    return State(_(state.name), state.tone, _(state.headline))
+
+
+def _state(result: StudyResult) -> State:
+    if result.status is AnalysisStatus.ABSTAINED and result.reason == NOT_SURE:
+        return _NOT_SURE
     if result.status is not AnalysisStatus.ANALYSED:
         return _STATES[result.status]
     if result.found_nothing_to_rate:
@@ -148,45 +177,22 @@ def day(instant: str | None) -> str:
     return (instant or "")[:10]
 
 
+def card_path(model_id: str, version: str) -> str:
+    """Return the path of a model's card."""
+    return f"/models/{quote(model_id, safe='')}/{quote(version, safe='')}"
+
+
 def _sentences(result: StudyResult) -> tuple[str, ...]:
     if result.status is AnalysisStatus.ANALYSED:
-        return (NOTHING_TO_RATE,) if result.found_nothing_to_rate else ()
-    reason = (f"Reason: {result.reason}",) if result.reason else ()
-    return reason + _NOT_ANALYSED
+        return (tell(NOTHING_TO_RATE),) if result.found_nothing_to_rate else ()
+    reason = (_("Reason: %(reason)s", reason=tell(result.reason)),) if result.reason else ()
+    return (*reason, _(_NOT_ANALYSED))
 
 
-def _finding_view(finding: Finding, manifest: Manifest | None) -> FindingView:
-    return FindingView(
-        display=finding.display,
-        answer="above threshold" if finding.positive else "below threshold",
-        tone="positive" if finding.positive else "negative",
-        probability=percent(finding.probability),
-        threshold=percent(finding.threshold),
-        meaning=_meaning(finding, manifest),
-        meter_width=round(finding.probability * _METER_WIDTH, 1),
-        meter_threshold=round(finding.threshold * _METER_WIDTH, 1),
-    )
-
-
-def _meaning(finding: Finding, manifest: Manifest | None) -> str:
-    threshold = percent(finding.threshold)
-    share = (
-        f"{_of_a_hundred(finding.probability)} of 100 {unit_of(manifest)} with this value show the finding. "
-    )
-    start = "" if manifest is None else f"By the model's calibration, {share}"
-    if finding.positive:
-        return f"{start}From {threshold} the model marks the finding. It may be wrong: look at the images."
-    return (
-        f"{start}Below {threshold} the model does not mark the finding. "
-        "That does not rule it out, nor anything else the model was not made to see."
-    )
-
-
-def _of_a_hundred(probability: float) -> str:
-    share = round(probability * 100)
-    if share < 1:
-        return "fewer than 1"
-    return f"about {share}" if share <= 99 else "more than 99"  # noqa: PLR2004 - of a hundred
+def _unanswered(result: StudyResult, manifest: Manifest | None) -> tuple[str, ...]:
+    if result.status is not AnalysisStatus.ABSTAINED or manifest is None:
+        return ()
+    return tuple(label.finding.display for label in manifest.labels)
 
 
 def _image_view(stored: StoredResult) -> ImageView | None:
@@ -195,14 +201,20 @@ def _image_view(stored: StoredResult) -> ImageView | None:
         return None
     position = _key_index(stored.result)
     count = len(stored.result.slice_probabilities)
-    where = f"Slice {position + 1} of {count}" if count > 1 else "The image analysed"
+    where = (
+        _("Slice %(number)s of %(count)s", number=position + 1, count=count)
+        if count > 1
+        else _("The image analysed")
+    )
     return ImageView(
         url=f"/results/{stored.id}/image.png",
         overlay_url=f"/results/{stored.id}/overlay.png",
         rows=image.rows,
         columns=image.columns,
-        caption=f"{where}: the one that weighed most in the answer",
-        alternative=f"{where} of {stored.reference.description or 'the study'}",
+        caption=_("%(where)s: the one that weighed most in the answer", where=where),
+        alternative=_(
+            "%(where)s of %(study)s", where=where, study=stored.reference.description or _("the study")
+        ),
     )
 
 
@@ -232,7 +244,7 @@ def _key_index(result: StudyResult) -> int:
     return min(range(len(probabilities)), key=lambda index: abs(probabilities[index] - wanted))
 
 
-def _manifest_of(model: ModelIdentity | None, manifests: Iterable[Manifest]) -> Manifest | None:
+def manifest_of(model: ModelIdentity | None, manifests: Iterable[Manifest]) -> Manifest | None:
     """Return the manifest of exactly the weights that gave the result; another version's would mislead."""
     if model is None:
         return None
@@ -241,52 +253,62 @@ def _manifest_of(model: ModelIdentity | None, manifests: Iterable[Manifest]) -> 
 
 def _facts(stored: StoredResult, manifest: Manifest | None) -> Iterator[Fact]:
     result = stored.result
-    yield Fact("Analysed", result.analysed_at.strftime("%Y-%m-%d %H:%M UTC"))
-    yield Fact("Time taken", f"{result.elapsed_ms / 1000:.1f} s")
-    yield Fact("Images", _counts(result))
+    yield Fact(_("Analysed"), moment_text(result.analysed_at))
+    yield Fact(_("Time taken"), f"{decimal_text(result.elapsed_ms / 1000, 1)} s")
+    yield Fact(_("Images"), _counts(result))
     if result.aggregation:
-        yield Fact("Study value from", aggregation_text(result.aggregation))
-    yield Fact("Report in EHR", _delivery(stored))
+        yield Fact(_("Study value from"), tell(aggregation_text(result.aggregation)))
+    yield Fact(_("Model's report in the EHR"), _delivery(stored))
     if result.model is not None:
-        yield Fact("Model", marked(manifest.title if manifest else result.model.id, result.model))
+        yield Fact(_("Model"), marked(manifest.title if manifest else result.model.id, result.model))
         yield from _model_facts(result.model)
     yield Fact("Study Instance UID", result.study_instance_uid, code=True)
     if result.series_instance_uid:
         yield Fact("Series Instance UID", result.series_instance_uid, code=True)
 
 
-def _model_facts(model: ModelIdentity, kind: str = "Model") -> Iterator[Fact]:
+def _model_facts(model: ModelIdentity) -> Iterator[Fact]:
     """Yield which files answered; the finder's after those of the model that rates what it finds."""
-    yield Fact(f"{kind} id and version", f"{model.id} {model.version}", code=True)
-    yield Fact("Weights SHA-256", model.weights_sha256, code=True)
+    yield Fact(_("Model id and version"), f"{model.id} {model.version}", code=True)
+    yield Fact(_("Weights SHA-256"), model.weights_sha256, code=True)
     if model.manifest_sha256:
-        yield Fact("Manifest SHA-256", model.manifest_sha256, code=True)
+        yield Fact(_("Manifest SHA-256"), model.manifest_sha256, code=True)
     if model.finder is not None:
-        yield from _model_facts(model.finder, "Finder")
+        yield Fact(_("Finder id and version"), f"{model.finder.id} {model.finder.version}", code=True)
+        yield Fact(_("Finder's weights SHA-256"), model.finder.weights_sha256, code=True)
+        if model.finder.manifest_sha256:
+            yield Fact(_("Finder's manifest SHA-256"), model.finder.manifest_sha256, code=True)
 
 
 def _files(result: StudyResult) -> Iterator[Fact]:
     for instance in result.instances:
         if instance.sha256 is not None:
-            yield Fact(instance.sop_instance_uid or "unreadable file", instance.sha256, code=True)
+            yield Fact(instance.sop_instance_uid or _("unreadable file"), instance.sha256, code=True)
 
 
 _DELIVERIES = {
-    DeliveryState.CONFLICT: "not written: the EHR changed its copy",
-    DeliveryState.DELIVERED: "written, as preliminary",
-    DeliveryState.FAILED: "not written: the EHR did not take it",
-    DeliveryState.NOT_PERMITTED: "not written: not permitted by your EHR",
-    DeliveryState.PENDING: "not written yet",
+    DeliveryState.CONFLICT: translatable("not written: the EHR changed its copy"),
+    DeliveryState.DELIVERED: translatable("written, as preliminary"),
+    DeliveryState.FAILED: translatable("not written: the EHR did not take it"),
+    DeliveryState.NOT_PERMITTED: translatable("not written: not permitted by your EHR"),
+    DeliveryState.PENDING: translatable("not written yet"),
+}
+_COUNTED = {
+    AnalysisStatus.ABSTAINED: translatable("%(count)s abstained"),
+    AnalysisStatus.ANALYSED: translatable("%(count)s analysed"),
+    AnalysisStatus.OUT_OF_SCOPE: translatable("%(count)s out of scope"),
+    AnalysisStatus.REFUSED: translatable("%(count)s refused"),
 }
 
 
 def _delivery(stored: StoredResult) -> str:
     is_analysed = stored.result.status is AnalysisStatus.ANALYSED
     if stored.delivery is DeliveryState.NOT_PERMITTED and not is_analysed:
-        return "not written: there is no result to report"
-    return _DELIVERIES[stored.delivery]
+        return _("not written: there is no result to report")
+    return _(_DELIVERIES[stored.delivery])
 
 
 def _counts(result: StudyResult) -> str:
     by_status = [(status, sum(i.status is status for i in result.instances)) for status in AnalysisStatus]
-    return ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in by_status if count) or "none"
+    told = ", ".join(_(_COUNTED[status], count=count) for status, count in by_status if count)
+    return told or _("none")

@@ -38,10 +38,16 @@ LINKS: Final = (
         Permission.AUDIT_LOG_READ,
     ),
     StaffLink(
+        "/staff/performance",
+        translatable("Performance"),
+        translatable("How often people agree with the models, and what they changed."),
+        Permission.INFERENCE_PERFORMANCE_READ,
+    ),
+    StaffLink(
         "/staff/models",
         translatable("Models"),
-        translatable("How the models perform, and how people answer them."),
-        Permission.INFERENCE_PERFORMANCE_READ,
+        translatable("The models that are installed, each with its card."),
+        Permission.INFERENCE_MODEL_READ,
     ),
     StaffLink(
         "/staff/accounts",

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from rayhook.smart_app.chart import slice_chart
 from rayhook.smart_app.launch import landing
-from rayhook.smart_app.presentation import percent
+from rayhook.smart_app.numbers import percent
 
 PROBABILITY = st.floats(0, 1)
 

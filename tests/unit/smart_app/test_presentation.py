@@ -60,7 +60,7 @@ def described(**changes):
 
 def test_figures_name_their_unit():
     told = described(unit="nodule", patients=1, count=30, positives=12).evaluated_on
-    assert ": 1 patient, 30 nodules, 12 with the finding. Figures are per nodule;" in told
+    assert ": 1 patient, 30 nodules, 12 with the finding. Figures count nodules;" in told
 
 
 @pytest.mark.parametrize("name", ["accuracy_answered", "iou", "npv_at_prevalence_0.01"])
@@ -71,7 +71,7 @@ def test_every_figure_has_words(name):
 
 def test_a_predictive_value_names_its_prevalence():
     (figure,) = described(estimates={"ppv_at_prevalence_0.05": Estimate(0.5, 0.4, 0.6)}).figures
-    assert figure.name == "Positive predictive value at 5.0%"
+    assert figure.name == "Positive predictive value at a prevalence of 5.0%"
 
 
 def test_points_are_listed_the_strongest_first():
