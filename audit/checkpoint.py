@@ -19,6 +19,7 @@ from rayhook.audit.models import AUDIT_CHECKPOINT
 
 _CONTEXT = "rayhook-audit-checkpoint-v1"
 _LAST_BYTES = 4096
+_PRINTED = "rayhook-audit "
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,18 @@ class Anchor:
         Raises OSError where there is no such file.
         """
         *lines, _unfinished = self.path.read_bytes().split(b"\n")
-        return map(_parse, lines)
+        return map(parse_checkpoint, lines)
+
+
+def printed(checkpoint: Checkpoint) -> str:
+    """Return the statement as one line to print and to file: size, moment, root, last event's hash, signature."""
+    head = checkpoint.tree_head
+    return f"{_PRINTED}{head.size} {head.signed_at} {head.root} {head.head} {checkpoint.signature}"
+
+
+def _printed(line: str) -> dict[str, Any]:
+    size, signed_at, root, head, signature = line.removeprefix(_PRINTED).split()
+    return {"size": int(size), "signed_at": signed_at, "root": root, "head": head, "signature": signature}
 
 
 def _line(checkpoint: Checkpoint) -> bytes:
@@ -140,9 +152,10 @@ def _line(checkpoint: Checkpoint) -> bytes:
     return json.dumps(content, sort_keys=True).encode() + b"\n"
 
 
-def _parse(line: bytes) -> Checkpoint | None:
+def parse_checkpoint(line: bytes | str) -> Checkpoint | None:
+    """Return what a line states, of an anchor or of a printed digest; None for any other."""
     try:
-        content = json.loads(line)
+        content = _printed(line) if isinstance(line, str) and line.startswith(_PRINTED) else json.loads(line)
         signature = content.pop("signature")
         return Checkpoint(TreeHead(**content), signature)
     except (AttributeError, KeyError, TypeError, ValueError):

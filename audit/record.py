@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import event, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
@@ -77,10 +78,12 @@ class _Staged:
     wants_checkpoint: bool = False
     anchor: Anchor | None = None
     to_anchor: Checkpoint | None = None
+    next_key: Ed25519PrivateKey | None = None
 
     def clear(self) -> None:
         self.entries.clear()
         self.wants_checkpoint, self.anchor, self.to_anchor = False, None, None
+        self.next_key = None
 
 
 class AuditLog:
@@ -122,6 +125,19 @@ class AuditLog:
         staged = self._staged(session)
         staged.wants_checkpoint = True
         staged.anchor = self._anchor if anchor is None else Anchor(anchor)
+
+    def hand_over(self, session: Session, next_key: Ed25519PrivateKey, *, agent: str) -> None:
+        """Sign the log once more with the old key, then let `next_key` follow it, when `session` commits.
+
+        Nothing is done where that hand-over is on record already.
+        """
+        hand_overs = stored_hand_overs(session)
+        if hand_overs and hand_overs[-1].new_key == key_name(next_key.public_key()):
+            return
+        detail = {"key": key_name(next_key.public_key())}
+        self.record(session, AuditEntry(AuditKind.AUDIT_KEY_ROTATED, agent=agent, detail=detail))
+        self.checkpoint(session)
+        self._staged(session).next_key = next_key
 
     def _staged(self, session: Session) -> _Staged:
         if not session.in_transaction():
@@ -174,6 +190,9 @@ class AuditLog:
             self._index_entities(session, rows)
         if staged.wants_checkpoint or any(row["seq"] % CHECKPOINT_EVERY == 0 for row in rows):
             staged.to_anchor = self._seal_tree(session, seq, last_hash)
+        if staged.next_key is not None:
+            signing_key = self._keyring.audit_signing_key
+            HandOver.signed(signing_key, staged.next_key, size=seq, signed_at=self._now()).store(session)
 
     @staticmethod
     def _index_entities(session: Session, rows: list[dict[str, Any]]) -> None:

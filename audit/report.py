@@ -84,8 +84,8 @@ class ChainReport:
         """Return the report for a program: sequence numbers by what befell them, as [first, last]."""
         return {
             "intact": self.intact,
-            "events": self.size,
-            "sealed": self.sealed_size,
+            "size": self.size,
+            "sealed_size": self.sealed_size,
             "purged": self.purged,
             "sequence_numbers": {
                 verdict: _spans(problem for problem in self.problems if problem.kind in kinds)

@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
@@ -63,7 +63,8 @@ class Scan:
         self._last_hash = GENESIS
         self._last_time = ""
         self._sealed = 0
-        self._has_regrown = False
+        self._has_differed = False
+        self._regrown: tuple[int, Problem] | None = None
         self.size = 0
         self.purged = 0
         self.entities = 0
@@ -133,11 +134,22 @@ class Scan:
         """Report events that hang together but were not signed, where nothing nearer has been reported."""
         self._frontier = self._frontier.grown(self._leaves)
         self._leaves.clear()
-        if self._sealed_at.roots[size] != {self._frontier.root().hex()} and not self._has_regrown:
-            self._has_regrown = True
-            if not any(self._sealed < problem.seq <= size for problem in self.problems):
-                self.problems.append(Problem(size, ProblemKind.REGROWN, first=self._sealed + 1))
+        if self._sealed_at.roots[size] != {self._frontier.root().hex()}:
+            self._report_regrown(size)
         self._sealed = size
+
+    def _report_regrown(self, size: int) -> None:
+        """Once a root differs all later ones do: it is one problem, which reaches to the last of them."""
+        if self._regrown is not None:
+            index, problem = self._regrown
+            self.problems[index] = replace(problem, last=size)
+        elif not self._has_differed and not any(
+            self._sealed < problem.seq <= size for problem in self.problems
+        ):
+            problem = Problem(size, ProblemKind.REGROWN, first=self._sealed + 1, last=size)
+            self._regrown = len(self.problems), problem
+            self.problems.append(problem)
+        self._has_differed = True
 
     def _check_entities(self, session: Session) -> None:
         """The index of entities adds nothing to the log; it must only leave nothing out."""
@@ -157,7 +169,10 @@ class Scan:
         self.problems.append(Problem(seq, kind))
 
     def _is_reported(self, seq: int) -> bool:
-        return bool(self.problems) and self.problems[-1].span[1] >= seq
+        """Tell whether it is known what befell the event; that it was not written here says only by whom."""
+        told = (problem for problem in reversed(self.problems) if problem.kind is not ProblemKind.FORGED)
+        last = next(told, None)
+        return last is not None and last.span[1] >= seq
 
 
 def _merged(session: Session) -> Iterator[Row | Tombstone]:

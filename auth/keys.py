@@ -37,7 +37,7 @@ from rayhook.auth.client_keys import (
 from rayhook.auth.encryption import BlindIndex, ColumnCipher, new_encryption_keyset, new_index_keyset
 from rayhook.fhir.errors import ServiceUnavailable
 
-__all__ = ["Keyring", "SigningAlgorithm", "rotate_client_keys"]
+__all__ = ["Keyring", "SigningAlgorithm", "rotate_audit_key", "rotate_client_keys"]
 
 _VERSION: Final = 2
 _READABLE: Final = frozenset({1, 2})
@@ -57,6 +57,7 @@ class _KeyFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     audit_ed25519: str
     smart_es384: str | list[StoredClientKey]
     smart_rs384: str | list[StoredClientKey]
+    audit_ed25519_next: str | None = None
 
     def client_keys(self, algorithm: SigningAlgorithm) -> list[StoredClientKey]:
         stored = self.smart_es384 if algorithm == "ES384" else self.smart_rs384
@@ -169,6 +170,28 @@ def rotate_client_keys(
         _replace(path, msgspec.json.encode(changed))
     keys = _client_keys(changed)
     return tuple(status for algorithm in ALGORITHMS for status in keys[algorithm].statuses())
+
+
+def rotate_audit_key(path: Path, hand_over: Callable[[Ed25519PrivateKey], None]) -> None:
+    """Make a new key sign the audit's checkpoints, after `hand_over` has put the old key's word for it on record.
+
+    The new key is in the file before that: a rotation that was interrupted is finished by the next one.
+    """
+    with _locked(path):
+        file = _decode(_read(path))
+        if file.audit_ed25519_next is None:
+            pem = private_pem(Ed25519PrivateKey.generate())
+            file = msgspec.structs.replace(file, audit_ed25519_next=pem)
+            _replace(path, msgspec.json.encode(file))
+        assert file.audit_ed25519_next is not None
+        key = _private_key(file.audit_ed25519_next)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise _refusal("holds an audit key that is not Ed25519")
+        hand_over(key)
+        promoted = msgspec.structs.replace(
+            file, audit_ed25519=file.audit_ed25519_next, audit_ed25519_next=None
+        )
+        _replace(path, msgspec.json.encode(promoted))
 
 
 def _decode(text: bytes) -> _KeyFile:

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +18,7 @@ from rich.progress import (
 from rich.table import Column, Table
 
 from rayhook.deploy.account_commands import app as account
+from rayhook.deploy.audit_commands import app as audit
 from rayhook.deploy.conformance.command import app as conformance
 from rayhook.deploy.key_commands import app as keys
 from rayhook.deploy.labelled_images import Kind
@@ -39,7 +39,6 @@ app = typer.Typer(
     help="Clinical decision support for medical imaging over CDS Hooks, FHIR and DICOMweb.\n\n"
     f"[yellow]{INVESTIGATIONAL_SHORT}[/yellow]",
 )
-audit = typer.Typer(no_args_is_help=True, help="Verify and read the audit trail.")
 model = typer.Typer(no_args_is_help=True, help="List, verify and prepare the bundled models.")
 registry = typer.Typer(no_args_is_help=True, help="Check the file that registers the EHRs.")
 app.add_typer(account, name="account")
@@ -146,10 +145,17 @@ def analyze(
         bool, typer.Option("--json", help="Print one JSON object a line per instance.")
     ] = False,
     models: Models = None,
+    dicom_out: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Also write each study's results as DICOM objects to this folder, as a PACS would get them.",
+        ),
+    ] = None,
 ) -> None:
     """Analyse DICOM files without any EHR. Exit status 1 if any file was refused."""
     from rayhook.deploy.local import local_analyser
-    from rayhook.inference.local import analyze_paths
+    from rayhook.inference.local import analyze_paths, write_objects
 
     refused = 0
     is_experimental = False
@@ -165,6 +171,9 @@ def analyze(
                 sys.stdout.flush()
             else:
                 table.add_row(*_row(line))
+        if dicom_out is not None:
+            for written in write_objects(paths, analyser, dicom_out, organization="Rayhook, local files"):
+                err.print(f"written: {written}", soft_wrap=True, highlight=False)
     if not as_json:
         out.print(table)
         if is_experimental:
@@ -204,66 +213,6 @@ def dicomize(
             err.print(f"rayhook: interrupted; {planned.unfinished(done)}", soft_wrap=True)
             raise
     out.print(f"{len(planned.images)} DICOM files and labels.csv are in {output}", soft_wrap=True)
-
-
-@audit.command("verify")
-def audit_verify(
-    data_dir: DataDir = None,
-    public_key: Annotated[
-        Path | None,
-        typer.Option(exists=True, help="PEM file of the pinned key; the installation's own otherwise."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-) -> None:
-    """Check the whole audit chain. Exit status 1 if anything was changed, removed or added."""
-    from rayhook.deploy.maintenance import Installation
-
-    with Installation.opened(_storage(data_dir)) as installation:
-        report = installation.verify_audit(public_key)
-    if as_json:
-        sys.stdout.write(json.dumps(asdict(report)) + "\n")
-    else:
-        verdict = "[green]intact[/green]" if report.intact else "[red]not intact[/red]"
-        out.print(f"{verdict}: {report.size} events, {report.sealed_size} of them under a signed checkpoint")
-        for problem in report.problems:
-            out.print(f"[red]event {problem.seq}[/red]: {problem.kind}")
-    raise typer.Exit(0 if report.intact else 1)
-
-
-@audit.command("list")
-def audit_list(
-    data_dir: DataDir = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many of the newest events.")] = 50,
-) -> None:
-    """Print the newest audit events; the reading is itself recorded."""
-    from rayhook.deploy.maintenance import Installation
-
-    with Installation.opened(_storage(data_dir)) as installation:
-        events = installation.recent_events(limit)
-    table = Table("seq", "recorded", "outcome", "patient", "agent", box=None, padding=(0, 1))
-    table.add_column("kind", no_wrap=True)
-    for event in events:
-        table.add_row(
-            str(event.seq),
-            f"{event.recorded_at:%Y-%m-%d %H:%M:%S}",
-            event.outcome.name.lower(),
-            event.patient_id,
-            event.agent,
-            event.kind,
-        )
-    out.print(table)
-
-
-@audit.command("public-key")
-def audit_public_key(data_dir: DataDir = None) -> None:
-    """Print the key that checkpoints are verified with, to be kept outside the installation."""
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    from rayhook.deploy.maintenance import Installation
-
-    with Installation.opened(_storage(data_dir)) as installation:
-        key = installation.keyring.audit_public_key
-    sys.stdout.write(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode())
 
 
 @model.command("list")

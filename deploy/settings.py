@@ -10,6 +10,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from rayhook.audit.events import AuditKind
+from rayhook.audit.retention import RetentionPolicy
 from rayhook.fhir.errors import InvalidRequest
 
 PREFIX = "RAYHOOK_"
@@ -73,6 +75,19 @@ class StorageSettings(BaseSettings):
         None,
         description="Anchor file of the audit checkpoints; `audit-anchor.jsonl` in `data_dir` by default.",
     )
+
+    audit_retention_days: Annotated[int, Field(ge=1)] = Field(
+        2192,
+        description="Days that audit events are kept; six years by default, as 45 CFR 164.316(b)(2)(i) asks.",
+    )
+    audit_retention_by_kind: dict[AuditKind, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict,
+        description="Other days for some kinds of event, as a JSON object of kind and days.",
+    )
+
+    @property
+    def retention_policy(self) -> RetentionPolicy:
+        return RetentionPolicy(self.audit_retention_days, self.audit_retention_by_kind)
 
     @property
     def resolved_database_url(self) -> str:
