@@ -115,16 +115,16 @@ class FHIRAccess:
     def _granting(caller: Caller, resource_type: str, interaction: str) -> tuple[ResourceScope, ...]:
         contexts = _ON_ITS_OWN if caller.user.patient_id is None else _IN_A_PATIENT + _ON_ITS_OWN
         granting = caller.user.scopes.granting(resource_type, interaction, contexts=contexts)
-        return tuple(scope for scope in granting if _limits(resource_type, scope.query) is not None)
+        return tuple(scope for scope in granting if limits_of(resource_type, scope.query) is not None)
 
 
 def _covers(scope: ResourceScope, resource: Resource) -> bool:
-    limits = _limits(resource["resourceType"], scope.query)
+    limits = limits_of(resource["resourceType"], scope.query)
     return limits is not None and all(matches(resource, limit) for limit in limits)
 
 
 @lru_cache(maxsize=1024)
-def _limits(resource_type: str, query: str | None) -> tuple[Filter, ...] | None:
+def limits_of(resource_type: str, query: str | None) -> tuple[Filter, ...] | None:
     """Return what limits a scope, None where we cannot evaluate all of it: such a scope grants nothing."""
     if query is None:
         return ()
