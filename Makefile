@@ -61,8 +61,8 @@ format: setup  ## format the code
 lock:  ## renew requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes --no-header pyproject.toml -o requirements.lock
 
-# Texts are literals in calls of these names: a page shows what the last three are told.
-TEXTS := -k translatable -k Sentence:1 -k Conflict:1 -k Forbidden:1 -k NotFound:1
+# Texts are literals in calls of these names: a page shows what errors say.
+TEXTS := -k translatable -k Sentence:1 -k Conflict:1 -k Forbidden:1 -k IdentityConflict:1 -k ImageRefused:1 -k NotFound:1 -k OutOfScope:1
 TEMPLATE := .cache/rayhook.pot
 
 texts: setup

@@ -25,6 +25,7 @@ from rayhook.smart_app.finding_view import FindingView, finding_view
 from rayhook.smart_app.i18n import day_text, decimal_text, moment_text, tell
 from rayhook.smart_app.i18n import gettext as _
 from rayhook.smart_app.marks import MarkTable, mark_table
+from rayhook.smart_app.reason_texts import reason_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,7 @@ def card_path(model_id: str, version: str) -> str:
 def _sentences(result: StudyResult) -> tuple[str, ...]:
     if result.status is AnalysisStatus.ANALYSED:
         return (tell(NOTHING_TO_RATE),) if result.found_nothing_to_rate else ()
-    reason = (_("Reason: %(reason)s", reason=tell(result.reason)),) if result.reason else ()
+    reason = (_("Reason: %(reason)s", reason=reason_text(result.reason)),) if result.reason else ()
     return (*reason, _(_NOT_ANALYSED))
 
 

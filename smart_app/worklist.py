@@ -12,12 +12,13 @@ from rayhook.inference.review import AnswerState
 from rayhook.inference.statement import is_experimental
 from rayhook.inference.study import AnalysisStatus, Finding, StudyReference, StudyResult
 from rayhook.smart_app.clinical_names import finding_name, region_names
-from rayhook.smart_app.i18n import day_text, decimal_text, gettext, ngettext, tell
+from rayhook.smart_app.i18n import day_text, decimal_text, gettext, ngettext
 from rayhook.smart_app.i18n import gettext as _
 from rayhook.smart_app.image_study import study_handle
 from rayhook.smart_app.job_words import job_words
 from rayhook.smart_app.numbers import percent
 from rayhook.smart_app.presentation import state_of
+from rayhook.smart_app.reason_texts import reason_text
 from rayhook.smart_app.trend import Examined, Prior, prior_of, regions_examined
 from rayhook.smart_app.worklist_order import Place, Stage
 
@@ -162,7 +163,7 @@ class Worklist:
         result, reference = stored.result, stored.reference
         state, stage = state_of(result), self._stage(stored)
         reason = result.reason if result.status is not AnalysisStatus.ANALYSED else None
-        told = "" if reason is None else tell(reason)
+        told = "" if reason is None else reason_text(reason)
         return StudyRow(
             place=self._place(reference, stage, result),
             handle=study_handle(self._keyring, reference.study_instance_uid),

@@ -78,9 +78,7 @@ def test_probable_finding_stands_above_a_less_probable_one(rows):
 @given(ROWS, SELECTIONS)
 def test_pages_together_are_the_whole_list(rows, selection):
     pages = page_of(rows, selection).pages
-    every = [
-        row for number in range(1, pages + 1) for row in page_of(rows, at_page(selection, number)).rows
-    ]
+    every = [row for number in range(1, pages + 1) for row in page_of(rows, at_page(selection, number)).rows]
     assert every == ordered([row for row in rows if selection.shows(row.place)], selection.sort)
 
 

@@ -13,7 +13,14 @@ HEAD, CHEST = frozenset({Region.HEAD}), frozenset({Region.CHEST})
 
 def examined(name: str, started: str | None, *, regions=HEAD, probability=0.5, **changes) -> Examined:
     reference = StudyReference(
-        "demo-ehr", "https://ehr.example/fhir", "p", f"study-{name}", f"1.2.{name}", "", False, started=started
+        "demo-ehr",
+        "https://ehr.example/fhir",
+        "p",
+        f"study-{name}",
+        f"1.2.{name}",
+        "",
+        False,
+        started=started,
     )
     result = replace(study_result(f"1.2.{name}", probability=probability), **changes)
     stored = StoredResult(

@@ -28,7 +28,9 @@ def listed(world, browser):
 
 
 def store(world, study: str, *, started: str = "2026-05-01T10:00:00Z", model=MODEL, **result) -> str:
-    reference = replace(world.reference("phantom-a", study=study), started=started, description=f"MR head {study}")
+    reference = replace(
+        world.reference("phantom-a", study=study), started=started, description=f"MR head {study}"
+    )
     with world.database.sessions() as session:
         key = jobs.job_key(reference, [model])
         row, _ = jobs.enqueue(session, world.keyring, reference, None, key=key, request_id="test")
@@ -112,7 +114,9 @@ def test_page_with_nothing_under_way_does_not_refresh(world, listed):
 
 
 def test_failed_job_that_may_be_tried_again_has_a_button(world, listed):
-    world.fail(world.enqueue("phantom-a", study="1.9"), code="upstream_timeout", message="late", retryable=True)
+    world.fail(
+        world.enqueue("phantom-a", study="1.9"), code="upstream_timeout", message="late", retryable=True
+    )
     assert "Try again" in listed("?stage=check")
 
 
