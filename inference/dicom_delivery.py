@@ -15,7 +15,14 @@ from rayhook.fhir.transport import Transport
 from rayhook.inference.analysis import Analyser
 from rayhook.inference.answers import Answers, FindingValue, load_answers
 from rayhook.inference.dicom_results import ObjectStore, build_objects, build_verified
-from rayhook.inference.dicom_table import ObjectNames, StoredObject, StoreState, load_objects, load_source
+from rayhook.inference.dicom_table import (
+    ObjectNames,
+    StoredObject,
+    StoreState,
+    drop_source,
+    load_objects,
+    load_source,
+)
 from rayhook.inference.dicom_uid import ObjectKind
 from rayhook.inference.dicomweb_store import StoreLimits
 from rayhook.inference.job_table import Authorization
@@ -78,9 +85,17 @@ class ObjectDelivery:
             )
         except Unprocessable as error:
             self.store.told_unmade(reference, error.code)
+            objects = []
+        if not objects:
+            self._forget(result_id)
             return
         token = authorization.access_token if authorization else None
         self.store.store(ehr, reference, result_id, objects, access_token=token)
+
+    def _forget(self, result_id: str) -> None:
+        with self.sessions() as session:
+            drop_source(session, result_id)
+            session.commit()
 
     def deliver_again(self, ehr: EHR, stored: StoredResult, authorization: Authorization | None) -> None:
         """Do the same for a stored result, with a token that came since."""

@@ -153,6 +153,8 @@ class ObjectStore:
     ) -> tuple[ObjectNames, ...]:
         """Store those that the PACS lacks and return the names of those that this call brought there."""
         url = store_url(ehr, reference)
+        token = access_token if _takes_token(reference, url) else None
+        lacks_token = _takes_token(reference, url) and token is None
         named = [(one, one.names(url)) for one in objects]
         with self.sessions() as session:
             begun = begin(
@@ -161,13 +163,18 @@ class ObjectStore:
                 result_id,
                 [(one.kind, names) for one, names in named],
                 ehr_id=ehr.id,
+                counts=not lacks_token,
                 clock=self.clock,
             )
             session.commit()
         sent = [one for one, _ in named if one.sop_instance_uid in begun]
         if not sent:
             return ()
-        outcomes = self._send(ehr, reference, url, sent, access_token)
+        if lacks_token:
+            missing = StoreOutcome(StoreState.FAILED, "authorization_missing")
+            outcomes: Mapping[str, StoreOutcome] = {one.sop_instance_uid: missing for one in sent}
+        else:
+            outcomes = self._send(ehr, reference, url, sent, token)
         self._record(reference, sent, outcomes, begun, peer=origin_of(url))
         return tuple(
             names
@@ -190,12 +197,8 @@ class ObjectStore:
         reference: StudyReference,
         url: str,
         sent: list[DICOMObject],
-        access_token: str | None,
+        token: str | None,
     ) -> Mapping[str, StoreOutcome]:
-        token = access_token if _takes_token(reference, url) else None
-        if _takes_token(reference, url) and token is None:
-            missing = StoreOutcome(StoreState.FAILED, "authorization_missing")
-            return {one.sop_instance_uid: missing for one in sent}
         try:
             return store_instances(
                 self.transport,

@@ -15,7 +15,12 @@ from rayhook.inference.results import AnalysisResult, index, seal, unseal
 
 MAX_ATTEMPTS = 8
 
+NO_TOKEN = frozenset({"authorization_missing", "http_401"})
+
 _UNDER_WAY_S = 120.0
+_FIRST_PAUSE_S = 30.0
+_LONGEST_PAUSE_S = 3600.0
+_AT_ONCE = 20
 
 
 class StoreState(StrEnum):
@@ -93,6 +98,14 @@ def add_source(session: Session, keyring: Keyring, result_id: str, header: bytes
     session.flush()
 
 
+def drop_source(session: Session, result_id: str) -> None:
+    """Forget the header, where no object will come of it."""
+    row = session.get(DICOMSource, result_id)
+    if row is not None:
+        session.delete(row)
+        session.flush()
+
+
 def load_source(session: Session, keyring: Keyring, result_id: str) -> bytes | None:
     row = session.get(DICOMSource, result_id)
     return None if row is None else unseal(keyring, DICOMSource, "header", result_id, row.header)
@@ -105,11 +118,13 @@ def begin(
     objects: Iterable[tuple[str, ObjectNames]],
     *,
     ehr_id: str,
+    counts: bool = True,
     clock: Callable[[], float] = time.time,
 ) -> dict[str, str]:
     """Count one more attempt for each object that the PACS lacks; return their rows' ids by SOP Instance UID.
 
     objects: (kind, names).  One that another result of the same images brought there needs no storing again.
+    counts: False where nothing will be sent, for want of a token.
     """
     now = clock()
     begun = {}
@@ -133,7 +148,7 @@ def begin(
         if any(one.state == StoreState.STORED for one in rows):
             row.state, row.failure = StoreState.STORED.value, None
         if row.state not in (StoreState.STORED, StoreState.REFUSED):
-            row.state, row.attempts, row.updated_at = StoreState.PENDING.value, row.attempts + 1, now
+            row.state, row.attempts, row.updated_at = StoreState.PENDING.value, row.attempts + counts, now
             begun[names.sop_instance_uid] = row.id
         session.add(row)
         session.flush()
@@ -191,6 +206,37 @@ def awaits_objects(session: Session, result_id: str, *, now: float) -> bool:
         result = session.get(AnalysisResult, result_id)
         return source is not None and result is not None and now - result.created_at > _UNDER_WAY_S
     return any(_awaits(row, now) for row in rows)
+
+
+def due_results(session: Session, *, now: float) -> list[tuple[str, str]]:
+    """Return the results of which an object is to be tried again by itself, each with its EHR's id.
+
+    Every try that failed doubles the time to the next; what waits for a token waits for who has one.
+    """
+    query = (
+        select(DICOMResult, AnalysisResult.ehr_id)
+        .join(AnalysisResult, col(AnalysisResult.id) == col(DICOMResult.result_id))
+        .where(col(DICOMResult.state).in_((StoreState.FAILED.value, StoreState.PENDING.value)))
+        .where(col(DICOMResult.attempts) < MAX_ATTEMPTS)
+        .where(col(DICOMResult.updated_at) <= now - _FIRST_PAUSE_S)
+        .order_by(col(DICOMResult.updated_at))
+    )
+    due = {row.result_id: ehr_id for row, ehr_id in session.exec(query) if _is_due(row, now)}
+    cut_off = (
+        select(DICOMSource.result_id, AnalysisResult.ehr_id)
+        .join(AnalysisResult, col(AnalysisResult.id) == col(DICOMSource.result_id))
+        .where(col(DICOMSource.result_id).not_in(select(DICOMResult.result_id)))
+        .where(col(AnalysisResult.created_at) <= now - _UNDER_WAY_S)
+        .limit(_AT_ONCE)
+    )
+    return list((due | dict(session.exec(cut_off).all())).items())[:_AT_ONCE]
+
+
+def _is_due(row: DICOMResult, now: float) -> bool:
+    if row.failure in NO_TOKEN:
+        return False
+    pause_s = min(_FIRST_PAUSE_S * 2 ** max(0, row.attempts - 1), _LONGEST_PAUSE_S)
+    return _awaits(row, now) and now - row.updated_at >= pause_s
 
 
 def _awaits(row: DICOMResult, now: float) -> bool:

@@ -2,13 +2,18 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rayhook.inference.analysis import Analyser
 from rayhook.inference.decode import DecodeLimits
+from rayhook.inference.dicom_results import build_objects
+from rayhook.inference.instance_names import InstanceNames
 from rayhook.inference.registry import ModelStatus
 from rayhook.inference.study import AnalysisStatus, Finding, InstanceResult, Mark, ModelIdentity
+
+OBJECT_KINDS = ("sr", "parametric_map", "secondary_capture")
 
 _MAX_BYTES = DecodeLimits().max_file_bytes
 
@@ -29,6 +34,46 @@ def find_files(paths: Iterable[Path]) -> Iterator[Path]:
             yield from sorted(found for found in path.rglob("*") if found.is_file())
         else:
             yield path
+
+
+def write_objects(
+    paths: Iterable[Path], analyser: Analyser, folder: Path, *, organization: str
+) -> Iterator[Path]:
+    """Write the DICOM objects of each study among the files, and yield what was written.
+
+    They are at `folder`/<Study Instance UID>/<kind>.dcm. A study that no model saw has none.
+    Raises as analyze_paths does, Unprocessable where a study's objects cannot be made.
+    """
+    for study, files in _by_study(paths).items():
+        result = analyser.study(_read(files), expected_study_uid=study)
+        objects = build_objects(
+            result.source_header,
+            result,
+            analyser.manifest_of(result.model),
+            organization=organization,
+            kinds=OBJECT_KINDS,
+        )
+        for one in objects:
+            target = folder / study / f"{one.kind}.dcm"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(one.data)
+            yield target
+
+
+def _by_study(paths: Iterable[Path]) -> dict[str, list[Path]]:
+    studies: dict[str, list[Path]] = {}
+    for path in find_files(paths):
+        with suppress(OSError):
+            with path.open("rb") as file:
+                names = InstanceNames.read(file.read(_MAX_BYTES + 1), DecodeLimits())
+            if names.study_instance_uid is not None:
+                studies.setdefault(names.study_instance_uid, []).append(path)
+    return studies
+
+
+def _read(files: Iterable[Path]) -> Iterator[bytes]:
+    for path in files:
+        yield path.read_bytes()
 
 
 def _analyze(path: Path, analyser: Analyser) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """One job from claim to delivery: the one function that reads top to bottom."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,14 +27,22 @@ from rayhook.fhir.errors import (
     UpstreamError,
     UpstreamRefused,
 )
-from rayhook.fhir.references import oid_uri
 from rayhook.fhir.transport import Transport
 from rayhook.inference import jobs
 from rayhook.inference.analysis import Analyser
+from rayhook.inference.attempt import (
+    AGENT,
+    Attempt,
+    access_entry,
+    delivery_entry,
+    end_entry,
+    interrupted_access,
+    result_entry,
+)
 from rayhook.inference.authority import Authority, AuthorizedReader, reading
 from rayhook.inference.delivery import Delivery, deliver
 from rayhook.inference.dicom_delivery import ObjectDelivery
-from rayhook.inference.dicom_table import add_source
+from rayhook.inference.dicom_table import add_source, due_results
 from rayhook.inference.dicomweb import RetrievalLimits, retrieve_study
 from rayhook.inference.endpoint import image_endpoint, readable_endpoints
 from rayhook.inference.identity import identifier_values
@@ -42,33 +50,12 @@ from rayhook.inference.job_table import Authorization, ClaimedJob, JobRow, JobSt
 from rayhook.inference.read_ahead import read_ahead
 from rayhook.inference.report import build_resources
 from rayhook.inference.results import DeliveryState, StoredResult, set_delivery
-from rayhook.inference.study import AnalysisStatus, StudyResult
-
-AGENT = "rayhook"
+from rayhook.inference.study import StudyResult
 
 _AHEAD_BYTES = 256 << 20
 _PASSING = (EgressDenied, ModelIntegrityError, NotFound, RateLimited, ServiceUnavailable, UpstreamError)
-_KINDS = {
-    AnalysisStatus.ABSTAINED: AuditKind.INFERENCE_STUDY_ABSTAINED,
-    AnalysisStatus.ANALYSED: AuditKind.INFERENCE_STUDY_ANALYSED,
-    AnalysisStatus.OUT_OF_SCOPE: AuditKind.INFERENCE_STUDY_OUT_OF_SCOPE,
-    AnalysisStatus.REFUSED: AuditKind.INFERENCE_STUDY_REFUSED,
-}
 
 log = structlog.get_logger()
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """One claim of a job, and how far its retrieval has come.
-
-    authorization: None too where the token has run out.
-    """
-
-    claimed: ClaimedJob
-    authorization: Authorization | None
-    instances: int = 0
-    is_retrieving: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +90,7 @@ class Pipeline:
             return
         correlation = request_id.set(claimed.request_id)
         try:
-            self._run(_Attempt(claimed, self._living(claimed.authorization)))
+            self._run(Attempt(claimed, self._living(claimed.authorization)))
         finally:
             request_id.reset(correlation)
 
@@ -117,7 +104,7 @@ class Pipeline:
         if stored is None:
             return
         claimed = ClaimedJob(stored.job_id, 0, 0, stored.reference, authorization, request_id.get())
-        attempt = _Attempt(claimed, self._living(authorization))
+        attempt = Attempt(claimed, self._living(authorization))
         try:
             ehr = self._find_ehr(stored.ehr_id)
             if stored.delivery is not DeliveryState.DELIVERED:
@@ -135,7 +122,7 @@ class Pipeline:
         except RayhookError as error:
             log.warning("late_delivery_failed", code=error.code)
 
-    def _run(self, attempt: _Attempt) -> None:
+    def _run(self, attempt: Attempt) -> None:
         reference = attempt.claimed.reference
         try:
             ehr = self._find_ehr(reference.ehr_id)
@@ -171,6 +158,18 @@ class Pipeline:
         if ehr is not None:
             self._objects().deliver_signed(ehr, stored, authorization)
 
+    def store_due(self) -> None:
+        """Try again to store the DICOM objects that a PACS did not take when it was in trouble."""
+        with self.sessions() as session:
+            due = due_results(session, now=self.clock())
+        for result_id, ehr_id in due:
+            with self.sessions() as session:
+                stored = jobs.load_result(session, self.keyring, result_id)
+            ehr = self.registry.by_id(ehr_id)
+            if stored is not None and ehr is not None:
+                own = self._authority.choose(ehr, None, lambda _: True)
+                self._objects().deliver_again(ehr, stored, own)
+
     def _objects(self) -> ObjectDelivery:
         return ObjectDelivery(
             transport=self.transport,
@@ -187,7 +186,7 @@ class Pipeline:
     def _authority(self) -> Authority:
         return Authority(self.backend, self.clock)
 
-    def _image_authorization(self, attempt: _Attempt, ehr: EHR) -> Authorization | None:
+    def _image_authorization(self, attempt: Attempt, ehr: EHR) -> Authorization | None:
         """The PACS asks for some token of the EHR's; which scopes it looks at, it does not say."""
         return self._authority.choose(ehr, attempt.authorization, lambda _: True)
 
@@ -222,16 +221,16 @@ class Pipeline:
             raise EgressDenied("the EHR of this job is not registered any more", code="ehr_unknown")
         return ehr
 
-    def _read_patient_identifiers(self, attempt: _Attempt, ehr: EHR) -> frozenset[str]:
+    def _read_patient_identifiers(self, attempt: Attempt, ehr: EHR) -> frozenset[str]:
         """Return the identifier values of the Patient; none where the scope does not let us know them."""
         if not self._authority.permits(ehr, attempt.authorization, reading("Patient")):
             return frozenset()
         reference = attempt.claimed.reference
         patient = self._read(attempt, ehr, "Patient", reference.patient_id)
-        self._keep(attempt, _entry(attempt, AuditKind.FHIR_RESOURCE_READ))
+        self._keep(attempt, access_entry(attempt, AuditKind.FHIR_RESOURCE_READ))
         return identifier_values(patient)
 
-    def _locate_images(self, attempt: _Attempt, ehr: EHR) -> None:
+    def _locate_images(self, attempt: Attempt, ehr: EHR) -> None:
         """Read the Endpoints that the hook had no time to read.
 
         Raises NotFound where none of them serves WADO-RS.
@@ -248,13 +247,13 @@ class Pipeline:
         )
         attempt.claimed = replace(attempt.claimed, reference=located)
 
-    def _read(self, attempt: _Attempt, ehr: EHR, resource_type: str, resource_id: str) -> dict[str, Any]:
+    def _read(self, attempt: Attempt, ehr: EHR, resource_type: str, resource_id: str) -> dict[str, Any]:
         reader = AuthorizedReader(
             self.transport, ehr, attempt.claimed.reference.fhir_base_url, self._authority
         )
         return reader.read(resource_type, resource_id, hook=attempt.authorization)
 
-    def _retrieve(self, attempt: _Attempt, ehr: EHR) -> Generator[bytes]:
+    def _retrieve(self, attempt: Attempt, ehr: EHR) -> Generator[bytes]:
         """Yield the study's files, keeping the lease while they come, and audit when the last one has."""
         files = retrieve_study(
             self.transport,
@@ -273,9 +272,9 @@ class Pipeline:
                 yield data
         attempt.is_retrieving = False
         received = {"instances": str(attempt.instances)}
-        self._keep(attempt, _entry(attempt, AuditKind.DICOMWEB_STUDY_RETRIEVED, detail=received))
+        self._keep(attempt, access_entry(attempt, AuditKind.DICOMWEB_STUDY_RETRIEVED, detail=received))
 
-    def _dicomweb_token(self, attempt: _Attempt, ehr: EHR) -> str | None:
+    def _dicomweb_token(self, attempt: Attempt, ehr: EHR) -> str | None:
         """Return the EHR's token for the PACS that asks for it, and for no other.
 
         Spec: SMART App Launch 2.2.0, extension requires-access-token
@@ -289,7 +288,7 @@ class Pipeline:
             raise UpstreamRefused("the images need an access token that the EHR has to give", code=code)
         return chosen.access_token
 
-    def _keep(self, attempt: _Attempt, *accesses: AuditEntry) -> None:
+    def _keep(self, attempt: Attempt, *accesses: AuditEntry) -> None:
         """Prolong the lease, and audit what was accessed under it, be it still ours or not."""
         with self.sessions() as session:
             is_ours = jobs.renew(session, attempt.claimed, lease_s=self.lease_s, clock=self.clock)
@@ -300,7 +299,7 @@ class Pipeline:
             raise ServiceUnavailable("the job has gone to another worker", code="lease_lost")
 
     def _store(
-        self, attempt: _Attempt, ehr: EHR, result: StudyResult, resources: Sequence[dict[str, Any]]
+        self, attempt: Attempt, ehr: EHR, result: StudyResult, resources: Sequence[dict[str, Any]]
     ) -> str | None:
         """End the job with its result, which erases the token; None where the job has gone to another."""
         with self.sessions() as session:
@@ -310,7 +309,7 @@ class Pipeline:
             if result_id is not None:
                 if ehr.dicom_results and result.source_header:
                     add_source(session, self.keyring, result_id, result.source_header)
-                self.audit.record(session, _result_entry(attempt, result))
+                self.audit.record(session, result_entry(attempt, result))
             session.commit()
         log.info(
             "study_ended",
@@ -320,14 +319,14 @@ class Pipeline:
         )
         return result_id
 
-    def _end_without_result(self, attempt: _Attempt, error: RayhookError) -> None:
+    def _end_without_result(self, attempt: Attempt, error: RayhookError) -> None:
         """End the job as refused or failed, which erases the token, and audit what was accessed before."""
         log.warning("job_ended_without_result", code=error.code, attempts=attempt.claimed.attempts)
         with self.sessions() as session:
-            for entry in _interrupted_access(attempt, error):
+            for entry in interrupted_access(attempt, error):
                 self.audit.record(session, entry)
             if self._end(session, attempt.claimed, error):
-                self.audit.record(session, _end_entry(attempt, error))
+                self.audit.record(session, end_entry(attempt, error))
             session.commit()
 
     def _end(self, session: Session, claimed: ClaimedJob, error: RayhookError) -> bool:
@@ -342,73 +341,15 @@ class Pipeline:
             clock=self.clock,
         )
 
-    def _record_delivery(self, attempt: _Attempt, result_id: str, delivery: Delivery) -> None:
+    def _record_delivery(self, attempt: Attempt, result_id: str, delivery: Delivery) -> None:
         with self.sessions() as session:
             set_delivery(session, result_id, delivery.state, delivery.detail)
-            self.audit.record(session, _delivery_entry(attempt, delivery))
+            self.audit.record(session, delivery_entry(attempt, delivery))
             session.commit()
         log.info("result_delivery", state=delivery.state.value, detail=delivery.detail)
 
 
-def _counted(files: Iterator[bytes], attempt: _Attempt) -> Generator[bytes]:
+def _counted(files: Iterator[bytes], attempt: Attempt) -> Generator[bytes]:
     for data in files:
         attempt.instances += 1
         yield data
-
-
-def _entry(
-    attempt: _Attempt,
-    kind: AuditKind,
-    outcome: Outcome = Outcome.SUCCESS,
-    *,
-    entities: tuple[str, ...] = (),
-    detail: Mapping[str, str] | None = None,
-) -> AuditEntry:
-    reference = attempt.claimed.reference
-    return AuditEntry(
-        kind,
-        outcome,
-        ehr_id=reference.ehr_id,
-        agent=AGENT,
-        patient_id=reference.patient_id,
-        entities=(
-            f"Patient/{reference.patient_id}",
-            f"ImagingStudy/{reference.imaging_study_id}",
-            oid_uri(reference.study_instance_uid),
-            *entities,
-        ),
-        detail={"job": attempt.claimed.id, **(detail or {})},
-    )
-
-
-def _result_entry(attempt: _Attempt, result: StudyResult) -> AuditEntry:
-    model = result.model
-    detail = {"images": str(len(result.instances))}
-    if model is not None:
-        detail |= {"model": f"{model.id}:{model.version}", "weights_sha256": model.weights_sha256}
-    return _entry(attempt, _KINDS[result.status], detail=detail)
-
-
-def _interrupted_access(attempt: _Attempt, error: RayhookError) -> Iterator[AuditEntry]:
-    """Yield what had been received of the study, or where it must not be fetched from."""
-    detail = {"code": error.code, "instances": str(attempt.instances)}
-    if attempt.is_retrieving:
-        yield _entry(attempt, AuditKind.DICOMWEB_STUDY_FAILED, Outcome.SERIOUS_FAILURE, detail=detail)
-    if isinstance(error, EgressDenied):
-        yield _entry(attempt, AuditKind.TRANSPORT_ADDRESS_REFUSED, Outcome.SERIOUS_FAILURE, detail=detail)
-
-
-def _end_entry(attempt: _Attempt, error: RayhookError) -> AuditEntry:
-    refused = isinstance(error, Unprocessable)
-    kind = AuditKind.INFERENCE_STUDY_REFUSED if refused else AuditKind.INFERENCE_JOB_FAILED
-    return _entry(attempt, kind, Outcome.SERIOUS_FAILURE, detail={"code": error.code})
-
-
-def _delivery_entry(attempt: _Attempt, delivery: Delivery) -> AuditEntry:
-    if delivery.state is DeliveryState.DELIVERED:
-        return _entry(attempt, AuditKind.FHIR_RESULT_WRITTEN, entities=delivery.written)
-    permitted = delivery.state is not DeliveryState.NOT_PERMITTED
-    outcome = Outcome.SERIOUS_FAILURE if permitted else Outcome.MINOR_FAILURE
-    return _entry(
-        attempt, AuditKind.FHIR_RESULT_WRITE_REFUSED, outcome, detail={"code": delivery.detail or ""}
-    )

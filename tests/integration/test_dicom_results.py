@@ -1,6 +1,7 @@
 """Results as DICOM objects in the demo PACS, by the whole pipeline."""
 
 import shutil
+import time
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -12,13 +13,22 @@ from sqlalchemy import text
 
 from rayhook.audit.review import recent
 from rayhook.deploy.demo.catalogue import Catalogue
+from rayhook.deploy.demo.pacs import create_pacs
+from rayhook.deploy.demo.run import serving
 from rayhook.fhir.transport import Transport
 from rayhook.inference import jobs
 from rayhook.inference.decode import Decoder
-from rayhook.inference.dicom_table import StoreState, awaits_objects, load_objects, load_source
+from rayhook.inference.dicom_table import (
+    MAX_ATTEMPTS,
+    StoreState,
+    awaits_objects,
+    due_results,
+    load_objects,
+    load_source,
+)
 from rayhook.inference.dicomweb import RetrievalLimits, retrieve_study
 from rayhook.inference.results import DeliveryState
-from tests.integration.hospital import READ, WRITE, catalogue_in, open_hospital
+from tests.integration.hospital import READ, WRITE, catalogue_in, free_url, open_hospital
 from tests.integration.pipeline_parts import pipeline_over
 from tests.unit.inference.dicom_objects import (
     KINDS,
@@ -218,3 +228,84 @@ def test_no_token_goes_to_another_server(pipeline, hospital, catalogue, tmp_path
         changed = replace(pipeline, registry=replace(pipeline.registry, ehrs=(moved,)))
         result = run(changed, hospital)
         assert {row.failure for row in rows(pipeline, result).values()} == {"http_401"}
+
+
+def later(pipeline, seconds):
+    return replace(pipeline, clock=lambda: time.time() + seconds)
+
+
+def open_to_all(app):
+    """The app, for which whoever comes has a token."""
+
+    async def call(scope, receive, send):
+        if scope["type"] == "http":
+            scope["headers"] = [*scope["headers"], (b"authorization", b"Bearer any")]
+        await app(scope, receive, send)
+
+    return call
+
+
+def test_a_pacs_without_tokens_is_tried_again_by_itself(pipeline, hospital, catalogue):
+    pacs = create_pacs(catalogue, introspect=lambda _: True)
+    url = free_url()
+    pacs.state.demo.faults.refused[SR] = 0xA700
+    (ehr,) = pipeline.registry.ehrs
+    with serving(open_to_all(pacs), url):
+        moved = replace(ehr, stow_url=f"{url}/dicom-web")
+        changed = replace(pipeline, registry=replace(pipeline.registry, ehrs=(moved,)))
+        result = run(changed, hospital)
+        pacs.state.demo.faults.refused.clear()
+        changed.store_due()
+        assert rows(changed, result)["sr"].state is not StoreState.STORED  # its pause is not over
+        later(changed, 40).store_due()
+        assert rows(changed, result)["sr"].state is StoreState.STORED
+
+
+def test_what_waits_for_a_token_is_not_tried_by_itself(pipeline, hospital):
+    hospital.pacs_faults.refused[SR] = 0xA700
+    result = run(pipeline, hospital)
+    hospital.pacs_faults.refused.clear()
+    later(pipeline, 40).store_due()  # no token of our own: nothing is sent
+    row = rows(pipeline, result)["sr"]
+    assert (row.state, row.failure, row.attempts) == (StoreState.FAILED, "authorization_missing", 1)
+    later(pipeline, 4000).store_due()
+    assert rows(pipeline, result)["sr"].attempts == 1
+    pipeline.deliver_again(result.id, hospital.token("lesion"))
+    assert rows(pipeline, result)["sr"].state is StoreState.STORED
+
+
+def test_an_object_that_keeps_failing_is_given_up(pipeline, hospital):
+    hospital.pacs_faults.refused[SR] = 0xA700
+    result = run(pipeline, hospital)
+    for _ in range(MAX_ATTEMPTS + 2):
+        pipeline.deliver_again(result.id, hospital.token("lesion"))
+    with pipeline.sessions() as session:
+        assert not awaits_objects(session, result.id, now=pipeline.clock())
+
+
+def test_a_process_that_ended_before_the_objects_is_made_good(pipeline, hospital):
+    result = run(pipeline, hospital)
+    with pipeline.sessions() as session:
+        session.execute(text("DELETE FROM dicom_result"))
+        session.commit()
+        assert awaits_objects(session, result.id, now=pipeline.clock() + 130)
+    assert rows(pipeline, result) == {}
+    pipeline.deliver_again(result.id, hospital.token("lesion"))
+    assert {row.state for row in rows(pipeline, result).values()} == {StoreState.STORED}
+
+
+def test_objects_that_cannot_be_made_are_told_once(pipeline, hospital):
+    def broken(header):
+        return header.replace(b"1.2.840.10008.5.1.4.1.1.4\0", b"1.2.840.10008.5.1.4.1.1.9\0")
+
+    result = run(pipeline, hospital)
+    (ehr,) = pipeline.registry.ehrs
+    delivery = pipeline._objects()
+    with pipeline.sessions() as session:
+        header = broken(load_source(session, pipeline.keyring, result.id))
+    told = replace(result.result, source_header=header)
+    delivery.deliver(ehr, result.reference, result.id, told, hospital.token("lesion"))
+    assert events(pipeline)[-1].kind.value == "dicomweb:result:failed"
+    with pipeline.sessions() as session:
+        assert load_source(session, pipeline.keyring, result.id) is None
+        assert due_results(session, now=pipeline.clock() + 1e6) == []

@@ -1,12 +1,14 @@
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
 from rayhook.inference.analysis import Analyser
 from rayhook.inference.decode import Decoder
-from rayhook.inference.local import analyze_paths
+from rayhook.inference.local import OBJECT_KINDS, analyze_paths, write_objects
 from rayhook.inference.study import Mark
 from tests.unit.inference.images import CT, SpotEngine, dicom_slice, package
 from tests.unit.inference.samples import ANALYZE_FIELDS, MODEL, SERIES_UID, STUDY_UID, instance
@@ -132,3 +134,23 @@ def test_a_file_that_has_gone_is_refused(tmp_path, analyser):
 def test_a_single_file_may_be_named(folder, analyser):
     (line,) = analyze_paths([folder / "a.dcm"], analyser)
     assert line["status"] == "analysed"
+
+
+def test_each_study_is_written_as_dicom_objects(tmp_path, analyser):
+    study = tmp_path / "in"
+    study.mkdir()
+    for number in range(1, 9):
+        file = dicom_slice(number, lesion=3 <= number <= 5, FrameOfReferenceUID=f"{STUDY_UID}.7")
+        (study / f"{number}.dcm").write_bytes(file)
+    (study / "letter.txt").write_bytes(b"a letter")
+    out = tmp_path / "out"
+    written = list(write_objects([study], analyser, out, organization="A hospital"))
+    assert [path.relative_to(out) for path in written] == [
+        Path(STUDY_UID, f"{kind}.dcm") for kind in OBJECT_KINDS
+    ]
+    assert all(dcmread(path).InstitutionName == "A hospital" for path in written)
+
+
+def test_a_study_that_no_model_saw_has_no_objects(tmp_path, analyser):
+    (tmp_path / "ct.dcm").write_bytes(dicom_slice(3, **CT))
+    assert list(write_objects([tmp_path], analyser, tmp_path / "out", organization="A hospital")) == []
