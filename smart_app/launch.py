@@ -44,6 +44,7 @@ from rayhook.smart_app.i18n import prefer
 from rayhook.smart_app.landing import landing
 from rayhook.smart_app.live_sessions import LiveSessions, session_entry
 from rayhook.smart_app.pages import Pages, page_route
+from rayhook.smart_app.practitioner_roles import read_practitioner_roles
 from rayhook.smart_app.window import marked
 
 _BINDING = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -163,15 +164,25 @@ class Launcher:
             patient_id=tokens.patient_id,
             fhir_user=identity.fhir_user,
             name=identity.name,
-            roles=self._roles(ehr, identity),
+            roles=self._roles(ehr, pending, tokens, identity),
             need_patient_banner=tokens.need_patient_banner,
             refresh_token=tokens.refresh_token,
             context=tokens.context,
         )
 
-    @staticmethod
-    def _roles(ehr: EHR, identity: IDToken) -> frozenset[Role]:
-        roles = ehr.roles_of(EHRPerson(fhir_user=identity.fhir_user, claims=identity.claims))
+    def _roles(
+        self, ehr: EHR, pending: PendingLaunch, tokens: TokenResponse, identity: IDToken
+    ) -> frozenset[Role]:
+        codes = read_practitioner_roles(
+            self._deps.transport,
+            ehr,
+            fhir_base_url=pending.fhir_base_url,
+            access_token=tokens.access_token,
+            scopes=tokens.scopes,
+            fhir_user=identity.fhir_user,
+        )
+        person = EHRPerson(fhir_user=identity.fhir_user, claims=identity.claims, practitioner_roles=codes)
+        roles = ehr.roles_of(person)
         if not roles:
             raise Forbidden(
                 "Rayhook is for the clinical staff of your EHR: your account has no role here",
