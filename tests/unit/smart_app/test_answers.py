@@ -1,3 +1,4 @@
+import itertools
 import re
 from html import unescape
 
@@ -12,6 +13,7 @@ from rayhook.inference.signature import load_signatures
 from rayhook.inference.study import AnalysisStatus
 
 CODE = "4147007"
+STUDIES = itertools.count(1000)
 SCOPES = " ".join(
     f"patient/{kind}.crus" for kind in ("Device", "DiagnosticReport", "Observation", "Provenance")
 )
@@ -81,7 +83,8 @@ def enter(world, browser, user=RADIOLOGIST_ID):
 def desk(world):
     with world.browser() as browser:
         enter(world, browser)
-        yield Desk(world, browser, world.store("phantom-a"))
+        study = f"1.2.3.{next(STUDIES)}"  # the EHR keeps what other tests signed
+        yield Desk(world, browser, world.store("phantom-a", study=study))
 
 
 @pytest.fixture
