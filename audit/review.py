@@ -13,7 +13,7 @@ from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.models import AUDIT_ENTITY, AUDIT_EVENT
 from rayhook.audit.record import audit_index
 from rayhook.auth.keys import Keyring
-from rayhook.fhir.errors import InvalidRequest
+from rayhook.fhir.errors import InvalidRequest, RayhookError
 
 _BATCH = 500
 _EVENT = AUDIT_EVENT.c
@@ -159,7 +159,17 @@ def _query(keyring: Keyring, wanted: AuditSearch) -> Select[Any]:
     return select(AUDIT_EVENT).where(*wanted.conditions(keyring))
 
 
-def opened(keyring: Keyring, row: Mapping[str, Any]) -> AuditRecord:
+def opened(keyring: Keyring, row: Mapping[str, Any], *, is_lenient: bool = False) -> AuditRecord:
+    """Return the event opened. What cannot be opened any more is empty where `is_lenient`, and raises otherwise."""
+
+    def read(column: str) -> str | None:
+        try:
+            return _open(keyring, row, column)
+        except RayhookError:
+            if is_lenient:
+                return None
+            raise
+
     return AuditRecord(
         seq=row["seq"],
         recorded_at=datetime.fromisoformat(row["recorded_at"]),
@@ -167,12 +177,12 @@ def opened(keyring: Keyring, row: Mapping[str, Any]) -> AuditRecord:
         outcome=Outcome(row["outcome"]),
         ehr_id=row["ehr_id"],
         request_id=row["request_id"],
-        agent=_open(keyring, row, "agent_sealed"),
-        patient_id=_open(keyring, row, "patient_sealed"),
-        entities=tuple(json.loads(_open(keyring, row, "entities_sealed") or "[]")),
-        detail=json.loads(_open(keyring, row, "detail_sealed") or "{}"),
+        agent=read("agent_sealed"),
+        patient_id=read("patient_sealed"),
+        entities=tuple(json.loads(read("entities_sealed") or "[]")),
+        detail=json.loads(read("detail_sealed") or "{}"),
         client_id=row["client_id"],
-        context=json.loads(_open(keyring, row, "context_sealed") or "{}"),
+        context=json.loads(read("context_sealed") or "{}"),
         hash=row["hash"],
     )
 

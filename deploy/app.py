@@ -8,12 +8,15 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 
 import anyio.to_thread
 import structlog
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
+from rayhook.audit.balp import Observer
+from rayhook.audit.delivery import Delivery
 from rayhook.audit.events import AuditKind
 from rayhook.audit.record import AuditEntry, AuditLog
 from rayhook.auth.backend import BackendTokens
@@ -22,7 +25,9 @@ from rayhook.auth.registry import EHR, EHRRegistry, load_registry
 from rayhook.auth.tokens import JWKSCache
 from rayhook.cds_hooks.dependencies import CDSDependencies
 from rayhook.cds_hooks.router import build_router as cds_router
+from rayhook.deploy.audit_forwarding import Forwarding, audit_origins
 from rayhook.deploy.backend_tokens import backend_tokens
+from rayhook.deploy.configuration import Configuration, record_changes
 from rayhook.deploy.database import Database, create_database, migrate
 from rayhook.deploy.health import build_router as health_router
 from rayhook.deploy.middleware import RequestContext
@@ -140,7 +145,7 @@ def build_service(
         transport = Transport(
             ca_bundle=settings.ca_bundle,
             allow_loopback_http=settings.development,
-            private_origins=registry.private_origins,
+            private_origins=registry.private_origins | audit_origins(settings),
         )
         stack.callback(transport.close)
         jwks = JWKSCache(transport)
@@ -246,6 +251,7 @@ def _working(service: Service) -> Iterator[None]:
         target=_deliver_until, args=(service, stopping), name="signed-reports", daemon=True
     )
     _record(service, AuditKind.APPLICATION_STARTED)
+    _record_configuration(service)
     checkpoints.start()
     couriers.start()
     for ehr in service.registry:
@@ -256,13 +262,33 @@ def _working(service: Service) -> Iterator[None]:
     service.queue.start(service.pipeline.run, service.settings.pipeline_threads)
     threading.Thread(target=_warm_up, args=(service,), name="warm-up", daemon=True).start()
     try:
-        yield
+        with _forwarding(service).running():
+            yield
     finally:
         service.queue.close()
         stopping.set()
         checkpoints.join()
         _record(service, AuditKind.APPLICATION_STOPPED)
         _checkpoint(service)
+
+
+def _record_configuration(service: Service) -> None:
+    running = [package for package in service.installed if package.manifest.id in service.engines]
+    configuration = Configuration.of(service.keyring, service.settings, service.registry, running)
+    with service.database.sessions() as session:
+        changed = record_changes(session, service.keyring, service.audit, configuration)
+        session.commit()
+    log.info("configuration_compared", changed=len(changed))
+
+
+def _forwarding(service: Service) -> Forwarding:
+    database = service.database
+    delivery = Delivery(database.sessions, database.reading, service.keyring, service.audit)
+    bases = {ehr.id: ehr.fhir_base_urls[0] for ehr in service.registry}
+    observer = Observer(
+        service.settings.organization, service.settings.public_base_url, version("rayhook"), bases
+    )
+    return Forwarding.of(service.settings, delivery, service.transport, observer)
 
 
 def _own_token(tokens: BackendTokens, ehr: EHR) -> Authorization | None:

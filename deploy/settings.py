@@ -128,6 +128,22 @@ class Settings(StorageSettings, ModelSettings):
     ca_bundle: Path | None = Field(
         None, description="PEM bundle of the authorities that EHRs and PACS are checked against."
     )
+    audit_fhir_feed: str | None = Field(
+        None,
+        description="FHIR base URL of an audit record repository that gets every event (ITI-20, FHIR feed).",
+    )
+    audit_fhir_feed_token_file: Path | None = Field(
+        None, description="File that holds the bearer token of `audit_fhir_feed`; read at each delivery."
+    )
+    audit_syslog: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9.:\[\]-]+:[0-9]{1,5}$",
+        description="`host:port` of a syslog server over TLS that gets every event and every checkpoint (RFC 5425).",
+    )
+    audit_syslog_certificate: Path | None = Field(
+        None, description="PEM certificate chain to show to `audit_syslog`, where it asks for one."
+    )
+    audit_syslog_key: Path | None = Field(None, description="PEM private key of `audit_syslog_certificate`.")
     hook_wait_s: Annotated[float, Field(gt=0, le=0.45)] = Field(
         0.4, description="Longest time a hook waits for a result, in seconds."
     )
