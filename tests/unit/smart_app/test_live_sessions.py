@@ -1,6 +1,9 @@
 """A session's token is renewed in time, once, and ends the session where the EHR says so."""
 
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -170,3 +173,48 @@ def test_a_session_does_not_show_its_tokens():
         refresh_token="refresh-canary",
     )
     assert "canary" not in repr(session)
+
+
+PROCESS = """
+import hashlib, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from rayhook.audit.record import AuditLog
+from rayhook.auth.keys import Keyring
+from rayhook.auth.registry import load_registry
+from rayhook.deploy.database import create_database
+from rayhook.fhir.transport import Transport
+from rayhook.smart_app.live_sessions import LiveSessions
+
+folder, url, session_id, ahead_s, starts_at = Path(sys.argv[1]), *sys.argv[2:]
+keyring = Keyring.load_or_create(folder / "keyring.json")
+live = LiveSessions(SimpleNamespace(
+    registry=load_registry(folder / "ehrs.toml", development=True),
+    sessions=create_database(url).sessions,
+    keyring=keyring,
+    audit=AuditLog(keyring),
+    transport=Transport(allow_loopback_http=True),
+    clock=lambda: time.time() + float(ahead_s),
+))
+time.sleep(max(0.0, float(starts_at) - time.time()))
+with ThreadPoolExecutor(4) as pool:
+    found = pool.map(lambda _: live.find(session_id).access_token, range(4))
+    print(",".join(hashlib.sha256(token.encode()).hexdigest()[:16] for token in found))
+"""
+
+
+def test_of_two_processes_one_renews_and_the_other_finds_the_new_token(world, launched):
+    asked = len(world.ehr.authorization.tokens._refresh)
+    folder, url = world.keyring._path.parent, str(world.database.engine.url)
+    world.clock.ahead_s = TOKEN_LIFE_S
+    arguments = [folder, url, launched.cookies[COOKIE], TOKEN_LIFE_S, time.time() + 4]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, *map(str, arguments)], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    answers = [process.communicate(timeout=60)[0].splitlines()[-1] for process in processes]
+    assert len({token for answer in answers for token in answer.split(",")}) == 1
+    assert len(world.ehr.authorization.tokens._refresh) == asked + 1

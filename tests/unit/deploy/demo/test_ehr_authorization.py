@@ -179,3 +179,117 @@ def test_revoked_token_is_dead(ehr):
 
 def test_token_endpoint_answers_are_not_stored(exchange):
     assert exchange().headers["cache-control"] == "no-store"
+
+
+@pytest.fixture
+def refresh(ehr):
+    def refresh(token, **changed):
+        form = {"grant_type": "refresh_token", "refresh_token": token, **changed}
+        return ehr.browser.post("/auth/token", data=ehr.form(TOKEN_URL, **form))
+
+    return refresh
+
+
+def test_refresh_gives_another_pair_for_the_same_patient(exchange, refresh):
+    first = exchange().json()
+    second = refresh(first["refresh_token"]).json()
+    assert (second["patient"], second["scope"]) == (first["patient"], first["scope"])
+    assert first["access_token"] != second["access_token"]
+    assert first["refresh_token"] != second["refresh_token"]
+
+
+def test_refresh_token_used_twice_ends_everything_of_its_grant(ehr, exchange, refresh):
+    first = exchange().json()
+    second = refresh(first["refresh_token"]).json()
+    assert refresh(first["refresh_token"]).json()["error"] == "invalid_grant"
+    assert refresh(second["refresh_token"]).json()["error"] == "invalid_grant"
+    assert not ehr.demo.authorization.is_active(second["access_token"])
+
+
+def test_refresh_may_narrow_the_scope_and_never_widen_it(exchange, refresh):
+    token = exchange().json()["refresh_token"]
+    narrowed = refresh(token, scope="patient/Patient.r online_access").json()
+    assert narrowed["scope"] == "patient/Patient.r online_access"
+    assert (
+        refresh(narrowed["refresh_token"], scope="patient/Observation.rs").json()["error"] == "invalid_scope"
+    )
+
+
+def test_without_online_access_there_is_no_refresh_token(authorize, exchange):
+    assert (
+        "refresh_token" not in exchange(answer_of(authorize(scope="openid patient/Patient.r"))["code"]).json()
+    )
+
+
+def test_code_used_twice_ends_its_refresh_token_too(authorize, exchange, refresh):
+    code = answer_of(authorize())["code"]
+    token = exchange(code).json()["refresh_token"]
+    exchange(code)
+    assert refresh(token).json()["error"] == "invalid_grant"
+
+
+def test_revoked_refresh_token_takes_its_access_token_along(ehr, exchange):
+    answer = exchange().json()
+    ehr.browser.post("/auth/revoke", data=ehr.form(TOKEN_URL, token=answer["refresh_token"]))
+    assert not ehr.demo.authorization.is_active(answer["access_token"])
+
+
+@pytest.fixture
+def system(ehr):
+    def system(scope="system/Patient.r", **changed):
+        form = {"grant_type": "client_credentials", "scope": scope, **changed}
+        return ehr.browser.post("/auth/token", data=ehr.form(TOKEN_URL, **form))
+
+    return system
+
+
+def test_system_gets_the_system_scopes_that_are_offered(system):
+    answer = system("system/Patient.r system/Condition.r patient/Patient.r").json()
+    assert (answer["scope"], "refresh_token" in answer, "patient" in answer) == (
+        "system/Patient.r",
+        False,
+        False,
+    )
+
+
+@pytest.mark.parametrize("scope", ["", "patient/Patient.r", "system/*.cruds"])
+def test_system_without_an_offered_scope_is_refused(system, scope):
+    assert system(scope).json()["error"] == "invalid_scope"
+
+
+@pytest.mark.parametrize(
+    "changed", [{"exp": 9e9}, {"exp": 0}, {"aud": "https://evil.example"}, {"jti": ""}, {"sub": "other"}]
+)
+def test_systems_assertion_is_checked_as_strictly(ehr, system, changed):
+    answer = system(client_assertion=ehr.assertion(TOKEN_URL, **changed))
+    assert answer.json()["error"] == "invalid_client"
+
+
+def test_system_reads_any_patient_and_only_by_system_scopes(ehr, system):
+    headers = {"Authorization": f"Bearer {system().json()['access_token']}"}
+    answers = [
+        ehr.browser.get(f"/fhir/{path}", headers=headers).status_code
+        for path in ("Patient/one", "ImagingStudy")
+    ]
+    assert answers == [200, 403]
+
+
+def test_standalone_launch_lets_a_patient_be_chosen(authorize):
+    page = authorize(launch="", scope="openid launch/patient patient/Patient.r")
+    assert (page.status_code, "chosen_patient=one" in page.text) == (200, True)
+
+
+def test_chosen_patient_is_the_tokens(authorize, exchange):
+    answer = authorize(launch="", scope="openid launch/patient patient/Patient.r", chosen_patient="one")
+    assert exchange(answer_of(answer)["code"]).json()["patient"] == "one"
+
+
+def test_launch_that_names_its_patient_cannot_be_given_another(authorize, exchange):
+    answer = authorize(chosen_patient="two")
+    assert exchange(answer_of(answer)["code"]).json()["patient"] == "one"
+
+
+def test_launched_study_is_in_the_context(ehr, authorize, exchange):
+    handle = ehr.demo.authorization.new_launch("one", None, "study-7")
+    answer = exchange(answer_of(authorize(launch=handle))["code"]).json()
+    assert answer["fhirContext"] == [{"reference": "ImagingStudy/study-7"}]
