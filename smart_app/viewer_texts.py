@@ -49,8 +49,8 @@ def _frame() -> dict[str, str]:
 
 def _tools() -> dict[str, str]:
     return {
-        "group_compare": _("Comparison"),
-        "group_help": _("Help"),
+        "group_compare": _("Comparison and help"),
+        "group_compared": _("Study beside this one"),
         "group_measures": _("Measuring"),
         "group_modes": _("What dragging does"),
         "group_overlay": _("What the model marked"),

@@ -9,7 +9,7 @@ export const KEYS: readonly (readonly [keys: string, text: string])[] = [
   ["Home End", "key_ends"],
   ["S W Z P", "key_modes"],
   ["L E B", "key_measures"],
-  ["Enter, ← ↑ → ↓", "key_cross"],
+  ["Enter ← ↑ → ↓", "key_cross"],
   ["1 … 9", "key_presets"],
   [", .", "key_center"],
   ["[ ]", "key_width"],

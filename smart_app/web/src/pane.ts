@@ -116,6 +116,8 @@ export class Pane {
       element: this.surface,
       defaultOptions: { background: [0, 0, 0] },
     });
+    // Between the image and the measures, which come later.
+    this.surface.querySelector(".viewport-element")?.append(this.canvas);
     this.surface.addEventListener(Enums.Events.IMAGE_RENDERED, () => this.rendered());
     this.surface.addEventListener(Enums.Events.VOI_MODIFIED, () => {
       this.write();

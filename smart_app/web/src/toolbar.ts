@@ -21,10 +21,18 @@ export class Toolbar {
     this.element.addEventListener("keydown", (event) => this.move(event));
   }
 
+  /** Begin a new row: `wide` buttons have their word beside the drawing. */
+  row(kind: "wide" | "tall"): void {
+    this.line = el("div", { class: `rv-row rv-${kind}`, role: "presentation" });
+    this.element.append(this.line);
+  }
+
+  private line: HTMLElement = el("div");
+
   group(name: string, members: readonly (ButtonSpec | HTMLElement)[]): void {
     const group = el("div", { class: "rv-group", role: "group", "aria-label": this.texts(`group_${name}`) });
     for (const member of members) group.append(member instanceof HTMLElement ? member : this.button(member));
-    this.element.append(group);
+    this.line.append(group);
     this.rove();
   }
 

@@ -1,6 +1,6 @@
 /** Cornerstone's tools: window, zoom, pan and measuring, with texts of our own and honest units. */
 
-import { getRenderingEngine } from "@cornerstonejs/core";
+import { Enums as CoreEnums, eventTarget, getRenderingEngine, Settings, triggerEvent } from "@cornerstonejs/core";
 import {
   addTool,
   annotation,
@@ -51,6 +51,8 @@ export class Tools {
     private readonly texts: Texts,
     private readonly number: (value: number, digits: number) => string,
   ) {
+    // Its cursors are pictures that the page's policy refuses; ours are in the style sheet.
+    Settings.getRuntimeSettings().set("useCursors", false);
     init();
     for (const tool of [WindowLevelTool, ZoomTool, PanTool, LengthTool, EllipticalROITool, ProbeTool]) addTool(tool);
     const group = ToolGroupManager.createToolGroup(GROUP);
@@ -62,9 +64,11 @@ export class Tools {
     group.addTool(NAMES.length, { getTextLines: (data: Data, target: string) => this.lengthText(data, target) });
     group.addTool(NAMES.ellipse, { getTextLines: (data: Data, target: string) => this.ellipseText(data, target) });
     group.addTool(NAMES.probe, { getTextLines: (data: Data, target: string) => this.probeText(data, target) });
+    const styles = annotation.config.style.getDefaultToolStyles();
     annotation.config.style.setDefaultToolStyles({
-      ...annotation.config.style.getDefaultToolStyles(),
+      ...styles,
       global: {
+        ...styles["global"],
         color: "rgb(255, 225, 77)",
         colorHighlighted: "rgb(255, 255, 255)",
         colorSelected: "rgb(255, 255, 255)",
@@ -80,6 +84,13 @@ export class Tools {
       },
     } as never);
     this.choose("scroll");
+  }
+
+  /** Tell the tools of a viewport that was there before them. */
+  adopt(viewportId: string): void {
+    const element = getRenderingEngine(this.engineId)?.getViewport(viewportId)?.element;
+    triggerEvent(eventTarget, CoreEnums.Events.ELEMENT_ENABLED, { element, viewportId, renderingEngineId: this.engineId });
+    this.add(viewportId);
   }
 
   add(viewportId: string): void {

@@ -148,7 +148,21 @@ export class Viewer {
   private fillToolbar(): void {
     const { toolbar, texts } = this;
     const mode = (id: Mode, key: string) => ({ id, icon: id, key, toggles: true, act: () => this.choose(id) }) as const;
+    const slider = el("label", { class: "rv-opacity", title: texts("opacity") }, [
+      el("span", { class: "rv-hidden" }, [texts("opacity")]),
+      this.opacity,
+    ]);
+    toolbar.row("wide");
     toolbar.group("series", [this.seriesSelect]);
+    toolbar.group("window", [this.presetSelect]);
+    toolbar.group("overlay", [
+      { id: "heat", icon: "heat", key: "O", toggles: true, act: () => this.toggleHeat() },
+      slider,
+      { id: "marks", icon: "marks", key: "M", toggles: true, act: () => this.toggleMarks() },
+      { id: "key", icon: "key", key: "K", act: () => this.toKeyImage() },
+    ]);
+    toolbar.group("compared", [this.priorSelect, { id: "link", icon: "link", toggles: true, act: () => this.toggleLink() }]);
+    toolbar.row("tall");
     toolbar.group("modes", [mode("scroll", "S"), mode("window", "W"), mode("zoom", "Z"), mode("pan", "P")]);
     toolbar.group("measures", [
       mode("length", "L"),
@@ -156,26 +170,17 @@ export class Viewer {
       mode("probe", "B"),
       { id: "erase", icon: "erase", key: "Delete", act: () => this.erase() },
     ]);
-    toolbar.group("window", [this.presetSelect, { id: "invert", icon: "invert", key: "I", toggles: true, act: () => this.invert() }]);
     toolbar.group("view", [
+      { id: "invert", icon: "invert", key: "I", toggles: true, act: () => this.invert() },
       { id: "fit", icon: "fit", key: "F", act: () => this.fit() },
       { id: "flip", icon: "flip", key: "H", toggles: true, act: () => this.flip() },
       { id: "rotate", icon: "rotate", key: "R", act: () => this.rotate() },
       { id: "reset", icon: "reset", key: "0", act: () => this.reset() },
     ]);
-    const slider = el("label", { class: "rv-opacity" }, [el("span", {}, [texts("opacity")]), this.opacity]);
-    toolbar.group("overlay", [
-      { id: "heat", icon: "heat", key: "O", toggles: true, act: () => this.toggleHeat() },
-      slider,
-      { id: "marks", icon: "marks", key: "M", toggles: true, act: () => this.toggleMarks() },
-      { id: "key", icon: "key", key: "K", act: () => this.toKeyImage() },
-    ]);
     toolbar.group("compare", [
       { id: "compare", icon: "compare", key: "C", toggles: true, act: () => void this.compare() },
-      this.priorSelect,
-      { id: "link", icon: "link", toggles: true, act: () => this.toggleLink() },
+      { id: "keyboard", icon: "keyboard", key: "?", act: () => this.help() },
     ]);
-    toolbar.group("help", [{ id: "keyboard", icon: "keyboard", key: "?", act: () => this.help() }]);
     this.presetSelect.addEventListener("change", () => this.preset(this.presetSelect.selectedIndex - 1));
     this.seriesSelect.addEventListener("change", () => void this.openSeries(this.seriesSelect.value));
     this.priorSelect.addEventListener("change", () => void this.openPrior(this.priorSelect.value));
@@ -329,6 +334,9 @@ export class Viewer {
     this.opacity.setAttribute("aria-valuetext", `${this.opacity.value} %`);
     const has = this.overlay;
     this.toolbar.show("marks", (has?.marks.length ?? 0) > 0);
+    const hasHeat = has?.key_image != null;
+    for (const id of ["heat", "key"]) this.toolbar.show(id, hasHeat);
+    if (this.opacity.parentElement) this.opacity.parentElement.hidden = !hasHeat;
     this.main.redraw();
   }
 
@@ -507,7 +515,7 @@ export class Viewer {
   private async bringTools(): Promise<void> {
     const { Tools } = await import("./tools");
     this.tools = new Tools(this.engine.id, this.texts, (value, digits) => this.number(value, digits));
-    for (const pane of this.all) this.tools.add(pane.id);
+    for (const pane of this.all) this.tools.adopt(pane.id);
     this.tools.choose(this.mode);
     this.host.dataset["tools"] = "ready";
   }
