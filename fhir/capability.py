@@ -50,6 +50,8 @@ def capability_statement(server: ServerCapability) -> dict[str, Any]:
             "status": "generated",
             "div": f'<div xmlns="http://www.w3.org/1999/xhtml"><p>{server.description}</p></div>',
         },
+        "name": server.software,
+        "title": f"{server.software} {server.version}",
         "status": "active",
         "date": server.published,
         "kind": "instance",
