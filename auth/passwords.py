@@ -3,8 +3,10 @@
 Spec: NIST SP 800-63B-4 section 3.1.1; OWASP Password Storage (Argon2id); OWASP ASVS 5.0.0 V6.2, V11.4.2
 """
 
+import re
 import threading
 import unicodedata
+from collections.abc import Iterable
 from functools import cache
 from typing import Final
 
@@ -17,6 +19,7 @@ MIN_LENGTH: Final = 12
 MAX_LENGTH: Final = 128
 # Of zxcvbn's 0 to 4, "safely unguessable": more than 10^8 guesses for who knows our lists and this account.
 _MIN_SCORE: Final = 3
+_WORD_LENGTH: Final = 3
 _RATED_LENGTH: Final = 72  # zxcvbn takes no more
 _HASHER: Final = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 # Each takes 19 MiB and a core: a crowd at the sign-in page must not take them from the hooks.
@@ -30,7 +33,8 @@ def check_new_password(password: str, *, account_name: str) -> None:
         raise _refusal(f"must have {MIN_LENGTH} to {MAX_LENGTH} characters")
     if len(set(password)) < MIN_LENGTH // 2:
         raise _refusal("repeats too few characters")
-    if _is_guessed_early(password, account_name):
+    own = _own_words(account_name)
+    if len(_without(password.casefold(), own)) < MIN_LENGTH // 2 or _is_guessed_early(password, own):
         raise _refusal("is too easy to guess: take a longer one, of words that do not belong together")
 
 
@@ -66,12 +70,24 @@ class _turn:  # noqa: N801 - read as a statement: `with _turn()`
         _AT_ONCE.release()
 
 
-def _is_guessed_early(password: str, account_name: str) -> bool:
+def _own_words(account_name: str) -> list[str]:
+    """Return what belongs to this account or to us, the longest first."""
+    parts = re.split(r"[^a-z0-9]+", account_name.casefold())
+    words = {"rayhook", account_name.casefold(), *(part for part in parts if len(part) >= _WORD_LENGTH)}
+    return sorted(words, key=len, reverse=True)
+
+
+def _without(password: str, words: Iterable[str]) -> str:
+    for word in words:
+        password = password.replace(word, "")
+    return password
+
+
+def _is_guessed_early(password: str, own: list[str]) -> bool:
     # Here, as its lists take a tenth of a second to load, and few processes ever see a new password.
     from zxcvbn import zxcvbn
 
-    known = ["rayhook", account_name, *account_name.replace("@", ".").split(".")]
-    return int(zxcvbn(password[:_RATED_LENGTH], user_inputs=known)["score"]) < _MIN_SCORE
+    return int(zxcvbn(password[:_RATED_LENGTH], user_inputs=list(own))["score"]) < _MIN_SCORE
 
 
 def _normal(password: str) -> str:
