@@ -108,9 +108,10 @@ def _is_published(stored: StoredClientKey, now: float) -> bool:
 
 
 def _import(algorithm: SigningAlgorithm, pem: str) -> ECKey | RSAKey:
-    parameters = {"use": "sig", "alg": algorithm}
     key: ECKey | RSAKey = (
-        ECKey.import_key(pem, parameters) if algorithm == "ES384" else RSAKey.import_key(pem, parameters)
+        ECKey.import_key(pem, {"use": "sig", "alg": algorithm})
+        if algorithm == "ES384"
+        else RSAKey.import_key(pem, {"use": "sig", "alg": algorithm})
     )
     key.ensure_kid()
     return key

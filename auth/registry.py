@@ -168,7 +168,7 @@ class EHRRegistry:
     @property
     def private_origins(self) -> frozenset[str]:
         """The origins that the transport may find at private addresses."""
-        registered = (*self.ehrs, *self.staff_providers)
+        registered: tuple[EHR | StaffProvider, ...] = (*self.ehrs, *self.staff_providers)
         return frozenset().union(*(peer.allowed_origins for peer in registered if peer.private_network))
 
     def staff_provider(self, provider_id: str) -> StaffProvider | None:
@@ -322,8 +322,8 @@ class _Reader:
             client_id=not_blank(f"{key}.client_id", client_id),
             scopes=scopes,
             origins=self.values.origins(f"{key}.origins", table.origins),
-            assertion_algorithm=table.assertion_algorithm or (smart and smart.assertion_algorithm),
-            jku=jku or (smart and smart.jku),
+            assertion_algorithm=table.assertion_algorithm or (smart.assertion_algorithm if smart else None),
+            jku=jku or (smart.jku if smart else None),
         )
 
 

@@ -228,10 +228,10 @@ def build_launch_router(deps: SMARTDependencies, pages: Pages) -> APIRouter:
         ehr, configuration, asked = launcher.begin(iss, launch, browser=browser)
         if configuration.takes_post:
             prefer(ehr.language)
-            response = pages.render(
+            response = pages.form_to(
+                origin_of(asked.endpoint),
                 "authorize.html",
                 ehr=ehr,
-                form_origin=origin_of(asked.endpoint),
                 endpoint=asked.endpoint,
                 parameters=(("response_type", "code"), *asked.parameters),
             )

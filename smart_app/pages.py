@@ -60,21 +60,15 @@ class Pages:
             if path.suffix in _MEDIA_TYPES
         }
 
-    def render(
-        self,
-        template: str,
-        *,
-        ehr: EHR | None,
-        status: int = 200,
-        form_origin: str | None = None,
-        **values: object,
-    ) -> Response:
-        """Return a page that may be framed by `ehr`, or by every registered EHR where none is known yet.
-
-        form_origin: the one other origin that its form may be sent to.
-        """
+    def render(self, template: str, *, ehr: EHR | None, status: int = 200, **values: object) -> Response:
+        """Return a page that may be framed by `ehr`, or by every registered EHR where none is known yet."""
         html = self._environment.get_template(template).render(values)
-        return HTMLResponse(html, status_code=status, headers=self.headers(ehr, form_origin=form_origin))
+        return HTMLResponse(html, status_code=status, headers=self.headers(ehr))
+
+    def form_to(self, origin: str, template: str, *, ehr: EHR, **values: object) -> Response:
+        """Return a page whose form goes to `origin`, the one that it may be sent to beside our own."""
+        html = self._environment.get_template(template).render(values)
+        return HTMLResponse(html, headers=self.headers(ehr, form_origin=origin))
 
     def problem(self, error: RayhookError) -> Response:
         return self.render(
@@ -133,6 +127,9 @@ def page_route(pages: Pages) -> type[APIRoute]:
                     except RayhookError as error:
                         log.info("page_refused", status=error.status, code=error.code)
                         return pages.problem(error)
+                    except Exception as error:
+                        log.exception("page_failed", error_type=type(error).__name__)
+                        return pages.problem(RayhookError("the request could not be completed"))
 
             return with_error_pages
 

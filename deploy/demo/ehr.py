@@ -16,23 +16,17 @@ from joserfc.jwk import KeySet
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from rayhook.deploy.demo.catalogue import Catalogue
-from rayhook.deploy.demo.ehr_authorization import (
-    CLIENT_ID,
-    LOGIN_SCOPES,
-    READ_SCOPES,
-    SYSTEM_SCOPES,
-    AuthorizationRequest,
-    AuthorizationServer,
-)
+from rayhook.deploy.demo.ehr_authorization import AuthorizationRequest, AuthorizationServer
 from rayhook.deploy.demo.ehr_cds_client import CDSClient
 from rayhook.deploy.demo.ehr_chart import patient_rows
 from rayhook.deploy.demo.ehr_faults import EHRFaults
 from rayhook.deploy.demo.ehr_fhir import FHIREndpoint
 from rayhook.deploy.demo.ehr_keys import load_or_create_key
 from rayhook.deploy.demo.ehr_page import ChartPages, Pages, current_user
+from rayhook.deploy.demo.ehr_scopes import LOGIN_SCOPES, READ_SCOPES, SYSTEM_SCOPES
 from rayhook.deploy.demo.ehr_seed import RADIOLOGIST_ID, seed_resources
 from rayhook.deploy.demo.ehr_store import ResourceStore
-from rayhook.deploy.demo.ehr_tokens import OAuthError
+from rayhook.deploy.demo.ehr_tokens import CLIENT_ID, OAuthError
 from rayhook.fhir.errors import RayhookError
 from rayhook.fhir.transport import Transport, origin_of
 
@@ -202,9 +196,13 @@ def _authorization_router(demo: DemoEHR, pages: Pages) -> APIRouter:
 
 def _authorized(demo: DemoEHR, pages: Pages, parameters: Mapping[str, str], user_id: str) -> Response:
     """Send the browser back to the app, after a patient was chosen where the launch brought none."""
-    fields = {name: parameters.get(name, "") for name in _AUTHORIZE_PARAMETERS}
-    optional = {name: parameters.get(name) for name in ("nonce", "chosen_patient", "chosen_study")}
-    asked = AuthorizationRequest(**fields, **optional, user_id=user_id)
+    asked = AuthorizationRequest(
+        **{name: parameters.get(name, "") for name in _AUTHORIZE_PARAMETERS},
+        nonce=parameters.get("nonce"),
+        chosen_patient=parameters.get("chosen_patient"),
+        chosen_study=parameters.get("chosen_study"),
+        user_id=user_id,
+    )
     if asked.needs_choice:
         demo.authorization.require_registered(asked)
         return pages.render("choose.html", choices=_choices(demo, asked, parameters))

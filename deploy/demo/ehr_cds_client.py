@@ -14,11 +14,13 @@ from urllib.parse import parse_qsl
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from rayhook.deploy.demo.ehr_authorization import CLIENT_ID, READ_SCOPES, WRITE_SCOPES, AuthorizationServer
+from rayhook.deploy.demo.ehr_authorization import AuthorizationServer
 from rayhook.deploy.demo.ehr_bundle import SearchQuery, as_seen, search_bundle
 from rayhook.deploy.demo.ehr_faults import EHRFaults
+from rayhook.deploy.demo.ehr_scopes import READ_SCOPES, WRITE_SCOPES
 from rayhook.deploy.demo.ehr_seed import PRACTITIONER_ID
 from rayhook.deploy.demo.ehr_store import Resource, ResourceStore
+from rayhook.deploy.demo.ehr_tokens import CLIENT_ID
 from rayhook.fhir.errors import RayhookError, UpstreamError
 from rayhook.fhir.transport import Transport, origin_of
 

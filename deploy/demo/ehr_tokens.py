@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from rayhook.auth.scopes import ScopeSet
+from rayhook.auth.scopes import Context, ScopeSet
 from rayhook.deploy.demo.ehr_seed import PRACTITIONER_ID
 from rayhook.fhir.errors import NotFound
 
@@ -53,7 +53,7 @@ class AccessToken:
         return self.grant.scope
 
     @property
-    def context(self) -> str:
+    def context(self) -> Context:
         """Of the scopes that count: a token of a system has no patient's."""
         return "system" if self.grant.patient_id is None else "patient"
 

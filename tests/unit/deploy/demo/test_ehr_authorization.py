@@ -3,7 +3,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from joserfc import jwt
 
-from rayhook.deploy.demo.ehr_authorization import LOGIN_SCOPES, READ_SCOPES
+from rayhook.deploy.demo.ehr_scopes import LOGIN_SCOPES, READ_SCOPES
 
 ISSUER = "http://127.0.0.1:8101/fhir"
 CALLBACK = "http://127.0.0.1:8100/smart/callback"
