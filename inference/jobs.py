@@ -68,6 +68,7 @@ __all__ = [
     "renew",
     "results_for_patient",
     "set_delivery",
+    "waiting",
 ]
 
 MAX_ATTEMPTS: Final = 3
@@ -325,6 +326,12 @@ def overdue(session: Session, clock: Clock = time.time) -> list[str]:
     is_abandoned = and_(col(AnalysisJob.state) == JobState.RUNNING.value, col(AnalysisJob.lease_until) <= now)
     query = select(AnalysisJob.id).where(or_(is_lost, is_abandoned)).order_by(col(AnalysisJob.created_at))
     return list(session.exec(query.limit(_SWEEP_LIMIT)))
+
+
+def waiting(session: Session) -> list[str]:
+    """Return the ids of the jobs that nobody has begun, the oldest first."""
+    query = select(AnalysisJob.id).where(AnalysisJob.state == JobState.QUEUED.value)
+    return list(session.exec(query.order_by(col(AnalysisJob.created_at)).limit(_SWEEP_LIMIT)))
 
 
 def jobs_for_patient(session: Session, keyring: Keyring, ehr_id: str, patient_id: str) -> list[StoredJob]:

@@ -145,15 +145,15 @@ def _translations(tag: str) -> NullTranslations:
     return GNUTranslations(compiled)
 
 
-def gettext(message: str, **values: object) -> str:
+def gettext(message: str, /, **values: object) -> str:
     """Return `message` in the reader's language, its `%(name)s` placeholders filled where values are given."""
     told = _translations(language().tag).gettext(message) if message else ""
     return told % values if values else told
 
 
-def ngettext(singular: str, plural: str, count: int, **values: object) -> str:
-    """Return the form for `count`; like `gettext`, it fills placeholders only where values are given."""
-    told = _translations(language().tag).ngettext(singular, plural, count)
+def ngettext(singular: str, plural: str, number: int, /, **values: object) -> str:
+    """Return the form for `number`; like `gettext`, it fills placeholders only where values are given."""
+    told = _translations(language().tag).ngettext(singular, plural, number)
     return told % values if values else told
 
 

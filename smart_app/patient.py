@@ -62,7 +62,7 @@ class EHRReader:
         if not viewer.may("Patient", "r"):
             return unnamed
         try:
-            return _banner(
+            return banner_of(
                 self._client(viewer.ehr, viewer.session).read(
                     "Patient", viewer.patient_id, deadline_s=_DEADLINE_S
                 )
@@ -101,7 +101,7 @@ class EHRReader:
         return FHIRClient(self._transport, session.fhir_base_url, ehr.allowed_origins, session.access_token)
 
 
-def _banner(patient: dict[str, Any]) -> PatientBanner:
+def banner_of(patient: dict[str, Any]) -> PatientBanner:
     facts = (
         _birth(patient.get("birthDate"), patient.get("deceasedDateTime")),
         _sex(patient),

@@ -7,7 +7,6 @@ from typing import Final
 
 from rayhook.fhir.text import translatable
 from rayhook.smart_app.i18n import gettext as _
-from rayhook.smart_app.i18n import language
 
 # What the scope's rules and the images' judgement say, with the values that they put in.
 TEMPLATES: Final = (
@@ -49,9 +48,7 @@ _PLACEHOLDER: Final = re.compile(r"%\((\w+)\)s")
 
 
 def reason_text(reason: str) -> str:
-    """Return the reason in the reader's language; a part that is not known stays English."""
-    if language().tag == "en":
-        return reason
+    """Return the reason in the reader's language and in words; a part that is not known stays as it is."""
     if reason.startswith(_TOO_FEW):
         return _(
             "too few images could be used: %(reasons)s", reasons=reason_text(reason.removeprefix(_TOO_FEW))

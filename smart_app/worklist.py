@@ -1,7 +1,7 @@
 """The launched patient's studies, each with what became of its analysis and what people made of that."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rayhook.auth.keys import Keyring
 from rayhook.fhir.r4 import ImagingStudySummary
@@ -84,12 +84,13 @@ class StudyRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatientStudies:
-    """All that is known of one patient's imaging."""
+    """All that is known of one patient's imaging. before: how many analyses wait longer than a job that waits."""
 
     known: tuple[ImagingStudySummary, ...]
     jobs: tuple[StoredJob, ...]
     results: tuple[StoredResult, ...]
     answers: Mapping[str, AnswerState]
+    before: Mapping[str, int] = field(default_factory=dict)
 
 
 _STAGES = {
@@ -107,6 +108,7 @@ class Worklist:
         self._answers = studies.answers
         self._launched = launched
         self._listed = studies.known
+        self._before = studies.before
         self._known = {one.study_instance_uid: one for one in studies.known if one.study_instance_uid}
         self._jobs = _by_study(studies.jobs)
         self._results = {one.id: one for one in studies.results}
@@ -140,7 +142,7 @@ class Worklist:
         reference = job.reference
         stage = Stage.CHECK if job.row.state.is_final else Stage.PROGRESS
         earlier = next((old.row.result_id for old in jobs[1:] if old.row.result_id is not None), None)
-        told = "" if job.row.error_message is None else gettext(job.row.error_message)
+        told = self._queue_text(job) if job.row.error_message is None else gettext(job.row.error_message)
         return StudyRow(
             place=self._place(reference, stage),
             handle=study_handle(self._keyring, reference.study_instance_uid),
@@ -158,6 +160,14 @@ class Worklist:
             can_start=job.row.state is JobState.FAILED and job.row.retryable,
             is_again=True,
         )
+
+    def _queue_text(self, job: StoredJob) -> str:
+        before = self._before.get(job.row.id)
+        if before is None:
+            return ""
+        if not before:
+            return _("Next in the queue")
+        return ngettext("%(count)s analysis before it", "%(count)s analyses before it", before, count=before)
 
     def _analysed(self, stored: StoredResult) -> StudyRow:
         result, reference = stored.result, stored.reference

@@ -1,6 +1,6 @@
 """The list of the launched patient's studies, the page of one analysis under way, and the request for one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response
 from rayhook.auth.roles import Permission
 from rayhook.fhir.errors import NotFound
 from rayhook.fhir.r4 import ImagingStudySummary
-from rayhook.inference.jobs import StoredJob
+from rayhook.inference.jobs import JobState, StoredJob, waiting
 from rayhook.inference.study import StudyReference
 from rayhook.smart_app.access import Gate, Viewer
 from rayhook.smart_app.analysis_start import start_analysis
@@ -43,7 +43,11 @@ def build_worklist_router(deps: SMARTDependencies, pages: Pages, gate: Gate) -> 
         known = views.known_studies(viewer)
         jobs, results, answers = views.of_patient(viewer)
         studies = PatientStudies(
-            known=known.studies, jobs=tuple(jobs), results=tuple(results), answers=answers
+            known=known.studies,
+            jobs=tuple(jobs),
+            results=tuple(results),
+            answers=answers,
+            before=_before(deps, jobs),
         )
         rows = Worklist(deps.keyring, studies, _launched(viewer, known, jobs)).rows()
         selection = Selection.of(request.query_params)
@@ -93,6 +97,14 @@ def build_worklist_router(deps: SMARTDependencies, pages: Pages, gate: Gate) -> 
         )
 
     return router
+
+
+def _before(deps: SMARTDependencies, jobs: Iterable[StoredJob]) -> Mapping[str, int]:
+    """Return how many analyses wait longer than each job that waits."""
+    if not any(job.row.state is JobState.QUEUED for job in jobs):
+        return {}
+    with deps.sessions() as session:
+        return {id_: place for place, id_ in enumerate(waiting(session))}
 
 
 def _launched(viewer: Viewer, known: KnownStudies, jobs: Iterable[StoredJob]) -> frozenset[str]:

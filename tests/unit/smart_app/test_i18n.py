@@ -13,6 +13,7 @@ from rayhook.smart_app.i18n import (
     language,
     language_of,
     moment_text,
+    ngettext,
     percent_text,
     prefer,
     speaking,
@@ -117,3 +118,8 @@ def test_moment_says_its_time_zone():
     shown = moment_text(datetime(2026, 5, 1, 10, 5, tzinfo=UTC))
     assert shown.endswith("UTC")
     assert "10:05" in shown
+
+
+@pytest.mark.parametrize(("count", "shown"), [(0, "0 images"), (1, "1 image"), (2, "2 images")])
+def test_plural_takes_a_value_named_count(count, shown):
+    assert ngettext("%(count)s image", "%(count)s images", count, count=count) == shown

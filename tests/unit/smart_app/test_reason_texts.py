@@ -56,7 +56,7 @@ def test_reason_that_is_not_known_stays_as_it_is():
         )
 
 
-def test_english_is_what_was_stored():
-    assert reason_text("the model gave no answer: constant_image") == (
-        "the model gave no answer: constant_image"
-    )
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_english_is_what_was_stored(template):
+    reason = re.sub(r"%\(\w+\)s", "7", template)
+    assert reason_text(f"{reason} (3 of 9 images)") == f"{reason} (3 of 9 images)"

@@ -199,7 +199,24 @@ def test_slow_analysis_says_so(world, browser):
     assert "the image archive may be slow" in page
 
 
-@pytest.mark.parametrize(("tag", "words"), [("es", "Estudios de imagen"), ("fr", "Examens d’imagerie")])
+@pytest.mark.parametrize(
+    ("tag", "words"),
+    [("es", "Estudios de imagen"), ("fr", "Examens d\N{RIGHT SINGLE QUOTATION MARK}imagerie")],
+)
 def test_list_is_written_in_the_readers_language(world, browser, tag, words):
     page = browser.get(f"{world.base_url}/patient", headers={"Accept-Language": tag}).text
     assert words in page
+
+
+def test_job_that_waits_says_how_many_are_before_it(world, listed):
+    world.enqueue("phantom-b", study="1.2.1")
+    world.enqueue("phantom-a", study="1.2.2")
+    assert "1 analysis before it" in listed()
+
+
+def test_page_that_fails_is_still_a_page(world, browser, monkeypatch):
+    monkeypatch.setattr("rayhook.smart_app.worklist_pages.page_of", lambda *_: 1 / 0)
+    page = browser.get(f"{world.base_url}/patient")
+    assert page.status_code == 500
+    assert "This could not be shown" in page.text
+    assert "ZeroDivisionError" not in page.text
