@@ -6,15 +6,22 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from rayhook.audit.record import AuditLog
+import structlog
+
+from rayhook.audit.events import AuditKind, Outcome
+from rayhook.audit.record import AuditEntry, AuditLog
 from rayhook.auth.database_types import Sessions
 from rayhook.auth.keys import Keyring
 from rayhook.auth.registry import EHR
-from rayhook.fhir.errors import Unprocessable
+from rayhook.auth.scopes import ScopeSet
+from rayhook.fhir.errors import RayhookError, Unprocessable
+from rayhook.fhir.references import oid_uri
 from rayhook.fhir.transport import Transport
 from rayhook.inference.analysis import Analyser
 from rayhook.inference.answers import Answers, FindingValue, load_answers
-from rayhook.inference.dicom_results import ObjectStore, build_objects, build_verified
+from rayhook.inference.authority import Authority
+from rayhook.inference.dicom_links import build_links, may_link, write_links
+from rayhook.inference.dicom_results import DICOMObject, ObjectStore, build_objects, build_verified
 from rayhook.inference.dicom_table import (
     ObjectNames,
     StoredObject,
@@ -35,6 +42,9 @@ if TYPE_CHECKING:
     from rayhook.inference.structured_report import Review
 
 
+log = structlog.get_logger()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectDelivery:
     """Makes and stores the objects that an EHR's registration asks for."""
@@ -46,6 +56,7 @@ class ObjectDelivery:
     analyser: Analyser
     organization: str
     agent: str
+    authority: Authority = field(default_factory=Authority)
     limits: StoreLimits = field(default_factory=StoreLimits)
     clock: Callable[[], float] = time.time
 
@@ -68,9 +79,12 @@ class ObjectDelivery:
         result_id: str,
         result: StudyResult,
         authorization: Authorization | None,
+        *,
+        written: Sequence[str] = (),
     ) -> None:
-        """Make the objects of a result, and store those that the PACS lacks.
+        """Make the objects of a result, store those that the PACS lacks, and tell the EHR of them.
 
+        written: the EHR's own references to the report, as far as they are known.
         Raises ServiceUnavailable where the database or the audit cannot be written.
         """
         if not ehr.dicom_results or not result.source_header:
@@ -89,8 +103,46 @@ class ObjectDelivery:
         if not objects:
             self._forget(result_id)
             return
-        token = authorization.access_token if authorization else None
-        self.store.store(ehr, reference, result_id, objects, access_token=token)
+        self._store(
+            ehr, reference, result_id, result, objects=objects, authorization=authorization, written=written
+        )
+
+    def _store(
+        self,
+        ehr: EHR,
+        reference: StudyReference,
+        result_id: str,
+        result: StudyResult,
+        *,
+        objects: Sequence[DICOMObject],
+        authorization: Authorization | None,
+        written: Sequence[str] = (),
+    ) -> None:
+        """Store the objects, and link what is newly there; a link that fails is told in the log and the audit."""
+        token = self.authority.choose(ehr, authorization, lambda _: True)
+        stored = self.store.store(
+            ehr, reference, result_id, objects, access_token=token.access_token if token else None
+        )
+        writer = self.authority.choose(ehr, authorization, may_link)
+        if not stored or writer is None or not may_link(ScopeSet.parse(writer.scope)):
+            return
+        kinds = {one.sop_instance_uid: one.kind for one in objects}
+        links = build_links(
+            reference,
+            result,
+            [(kinds[names.sop_instance_uid], names) for names in stored],
+            written=written,
+            organization=self.organization,
+        )
+        outcome = Outcome.SUCCESS
+        try:
+            write_links(self.transport, ehr, reference, writer, links)
+        except RayhookError as error:
+            outcome = Outcome.MINOR_FAILURE
+            log.warning("dicom_links_not_written", code=error.code)
+        with self.sessions() as session:
+            self.audit.record(session, _link_entry(reference, stored, outcome, self.agent))
+            session.commit()
 
     def _forget(self, result_id: str) -> None:
         with self.sessions() as session:
@@ -134,8 +186,34 @@ class ObjectDelivery:
         except Unprocessable as error:
             self.store.told_unmade(stored.reference, error.code)
             return
-        token = authorization.access_token if authorization else None
-        self.store.store(ehr, stored.reference, stored.id, verified, access_token=token)
+        self._store(
+            ehr,
+            stored.reference,
+            stored.id,
+            stored.result,
+            objects=verified,
+            authorization=authorization,
+        )
+
+
+def _link_entry(
+    reference: StudyReference, stored: Sequence[ObjectNames], outcome: Outcome, agent: str
+) -> AuditEntry:
+    written = outcome is Outcome.SUCCESS
+    return AuditEntry(
+        AuditKind.FHIR_RESULT_WRITTEN if written else AuditKind.FHIR_RESULT_WRITE_REFUSED,
+        outcome,
+        ehr_id=reference.ehr_id,
+        agent=agent,
+        patient_id=reference.patient_id,
+        entities=(
+            f"Patient/{reference.patient_id}",
+            f"ImagingStudy/{reference.imaging_study_id}",
+            oid_uri(reference.study_instance_uid),
+            *(oid_uri(names.sop_instance_uid) for names in stored),
+        ),
+        detail={"resources": f"DocumentReference {len(stored)}"},
+    )
 
 
 def _predecessor(objects: Sequence[StoredObject], versions: Sequence[int]) -> ObjectNames | None:

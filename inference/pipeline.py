@@ -118,7 +118,7 @@ class Pipeline:
                     authority=self._authority,
                 )
                 self._record_delivery(attempt, result_id, delivery)
-            self._objects().deliver_again(ehr, stored, self._image_authorization(attempt, ehr))
+            self._objects().deliver_again(ehr, stored, attempt.authorization)
         except RayhookError as error:
             log.warning("late_delivery_failed", code=error.code)
 
@@ -133,7 +133,13 @@ class Pipeline:
                     files, expected_study_uid=reference.study_instance_uid, patient_identifiers=identifiers
                 )
             manifest = self.analyser.manifest_of(result.model)
-            resources = build_resources(reference, result, manifest, organization=self.organization)
+            resources = build_resources(
+                reference,
+                result,
+                manifest,
+                organization=self.organization,
+                is_in_sr="sr" in ehr.dicom_results,
+            )
             result_id = self._store(attempt, ehr, result, resources)
         except RayhookError as error:
             self._end_without_result(attempt, error)
@@ -150,7 +156,9 @@ class Pipeline:
             authority=self._authority,
         )
         self._record_delivery(attempt, result_id, delivery)
-        self._objects().deliver(ehr, reference, result_id, result, self._image_authorization(attempt, ehr))
+        self._objects().deliver(
+            ehr, reference, result_id, result, attempt.authorization, written=delivery.written
+        )
 
     def store_signed(self, stored: StoredResult, authorization: Authorization | None) -> None:
         """Bring a signed report to the PACS as a verified one."""
@@ -167,8 +175,7 @@ class Pipeline:
                 stored = jobs.load_result(session, self.keyring, result_id)
             ehr = self.registry.by_id(ehr_id)
             if stored is not None and ehr is not None:
-                own = self._authority.choose(ehr, None, lambda _: True)
-                self._objects().deliver_again(ehr, stored, own)
+                self._objects().deliver_again(ehr, stored, None)
 
     def _objects(self) -> ObjectDelivery:
         return ObjectDelivery(
@@ -179,6 +186,7 @@ class Pipeline:
             analyser=self.analyser,
             organization=self.organization,
             agent=AGENT,
+            authority=self._authority,
             clock=self.clock,
         )
 

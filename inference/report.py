@@ -21,15 +21,21 @@ WRITTEN_TYPES = ("Device", "DiagnosticReport", "Observation", "Provenance")
 
 
 def build_resources(
-    reference: StudyReference, result: StudyResult, manifest: Manifest | None, *, organization: str
+    reference: StudyReference,
+    result: StudyResult,
+    manifest: Manifest | None,
+    *,
+    organization: str,
+    is_in_sr: bool = False,
 ) -> list[Resource]:
     """Return the result's resources, in the order in which they refer to each other.
 
+    is_in_sr: whether a DICOM structured report of the result is made too.
     They refer to each other as `Type/id`, and so to the EHR's Patient, ImagingStudy and ServiceRequest.
     Where no model answered they are `cancelled`, with a dataAbsentReason: never a report of nothing found.
     Raises InvalidRequest if one were not valid R4: it must not leave.
     """
-    subject = Subject(reference, result)
+    subject = Subject(reference, result, is_in_sr)
     observations = build_observations(subject, manifest)
     report = _report(subject, manifest, observations, organization=organization)
     resources = [*observations, report]

@@ -9,6 +9,7 @@ from rayhook.fhir import codes
 from rayhook.fhir.codes import Coding, ObservationStatus
 from rayhook.fhir.r4 import decimal
 from rayhook.fhir.references import DICOM_UID_SYSTEM, oid_uri
+from rayhook.inference.dicom_uid import observation_uid
 from rayhook.inference.registry import Manifest
 from rayhook.inference.report_key import ResourceKey, model_key, result_key
 from rayhook.inference.report_text import answer_sentence, conclusion, narrative
@@ -43,10 +44,14 @@ _ABSENT_REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What every resource of one result says of whose it is and when: a result under its reference."""
+    """What every resource of one result says of whose it is and when: a result under its reference.
+
+    is_in_sr: whether a DICOM structured report has the findings too.
+    """
 
     reference: StudyReference
     result: StudyResult
+    is_in_sr: bool = False
 
     @property
     def is_answered(self) -> bool:
@@ -137,7 +142,7 @@ def _finding(subject: Subject, finding: Finding) -> Resource:
     model = subject.result.model
     site = Coding(codes.SNOMED, finding.body_site_code or "", finding.body_site_display or "")
     return {
-        **_observation(subject, f"finding.{finding.code}"),
+        **_with_observation_uid(_observation(subject, f"finding.{finding.code}"), subject, finding),
         "extension": [{"url": codes.AI_CONFIDENCE_EXTENSION, "valueDecimal": decimal(finding.probability)}],
         "text": narrative(answer_sentence(finding, model), *cautions(model)),
         "code": Coding(finding.system, finding.code, finding.display).concept(),
@@ -147,6 +152,17 @@ def _finding(subject: Subject, finding: Finding) -> Resource:
         **({"bodySite": site.concept()} if finding.body_site_code else {}),
         "component": list(_components(subject, finding)),
     }
+
+
+def _with_observation_uid(observation: Resource, subject: Subject, finding: Finding) -> Resource:
+    """Name the finding as the structured report does.
+
+    Spec: DICOM PS3.3 C.18.8 (Observation UID); IHE RAD IMR
+    """
+    if not subject.is_in_sr:
+        return observation
+    uid = {"system": DICOM_UID_SYSTEM, "value": oid_uri(observation_uid(subject.result, finding.code))}
+    return {**observation, "identifier": [*observation["identifier"], uid]}
 
 
 def _components(subject: Subject, finding: Finding) -> Iterator[Resource]:

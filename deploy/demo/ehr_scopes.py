@@ -9,12 +9,14 @@ READ_SCOPES = (
     "patient/Observation.rs",
     "patient/Device.rs",
     "patient/Provenance.rs",
+    "patient/DocumentReference.rs",
 )
 WRITE_SCOPES = (
     "patient/DiagnosticReport.c",
     "patient/Observation.c",
     "patient/Device.c",
     "patient/Provenance.c",
+    "patient/DocumentReference.c",
 )
 LOGIN_SCOPES = ("openid", "fhirUser", "launch", "online_access")
 CONTEXT_SCOPES = ("launch/patient", "launch/imagingstudy")
@@ -27,4 +29,5 @@ SYSTEM_SCOPES = (
     "system/Observation.crus",
     "system/Device.crs",
     "system/Provenance.crs",
+    "system/DocumentReference.crs",
 )

@@ -108,6 +108,7 @@ _RESULT: dict[str, Matcher] = {
 _MATCHERS: dict[str, dict[str, Matcher]] = {
     "Device": _COMMON,
     "DiagnosticReport": {**_COMMON, **_SUBJECT, **_RESULT},
+    "DocumentReference": {**_COMMON, **_SUBJECT},
     "Endpoint": {**_COMMON, "status": _string("status")},
     "ImagingStudy": {**_COMMON, **_SUBJECT, "modality": _coding("modality")},
     "Observation": {**_COMMON, **_SUBJECT, **_RESULT},

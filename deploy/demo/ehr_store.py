@@ -16,7 +16,9 @@ from rayhook.fhir.r4 import validate
 
 Resource = dict[str, Any]
 
-WRITABLE = frozenset({"Device", "DiagnosticReport", "Observation", "Provenance", "ServiceRequest"})
+WRITABLE = frozenset(
+    {"Device", "DiagnosticReport", "DocumentReference", "Observation", "Provenance", "ServiceRequest"}
+)
 
 
 class PreconditionFailed(RayhookError):

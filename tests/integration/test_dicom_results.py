@@ -17,6 +17,15 @@ from rayhook.deploy.demo.pacs import create_pacs
 from rayhook.deploy.demo.run import serving
 from rayhook.fhir.transport import Transport
 from rayhook.inference import jobs
+from rayhook.inference.answers import (
+    AnswerAction,
+    AnswerDraft,
+    AnswerReason,
+    FindingValue,
+    Person,
+    load_answers,
+    record_answer,
+)
 from rayhook.inference.decode import Decoder
 from rayhook.inference.dicom_table import (
     MAX_ATTEMPTS,
@@ -28,11 +37,15 @@ from rayhook.inference.dicom_table import (
 )
 from rayhook.inference.dicomweb import RetrievalLimits, retrieve_study
 from rayhook.inference.results import DeliveryState
+from rayhook.inference.sign_off import SignRequest, seen_state, sign
+from rayhook.inference.sign_off_queue import SignOffQueue
+from rayhook.inference.signature import SignAct, load_signatures
 from tests.integration.hospital import READ, WRITE, catalogue_in, free_url, open_hospital
 from tests.integration.pipeline_parts import pipeline_over
 from tests.unit.inference.dicom_objects import (
     KINDS,
     errors,
+    find,
 )
 from tests.unit.inference.samples import STUDY_UID, reference
 
@@ -79,11 +92,11 @@ def pipeline(hospital, decoder):
         yield pipeline
 
 
-def run(pipeline, hospital, name="lesion", **changes):
+def run(pipeline, hospital, name="lesion", *, scope=READ + WRITE, **changes):
     asked = hospital.reference(name, **changes)
     with pipeline.sessions() as session:
         key = jobs.job_key(asked, pipeline.analyser.identities)
-        token = hospital.token(name, READ + WRITE)
+        token = hospital.token(name, scope)
         row, _ = jobs.enqueue(session, pipeline.keyring, asked, token, key=key, request_id="request-1")
         session.commit()
     pipeline.run(row.id)
@@ -309,3 +322,135 @@ def test_objects_that_cannot_be_made_are_told_once(pipeline, hospital):
     with pipeline.sessions() as session:
         assert load_source(session, pipeline.keyring, result.id) is None
         assert due_results(session, now=pipeline.clock() + 1e6) == []
+
+
+LINK = " patient/DocumentReference.c"
+
+
+def test_the_ehr_is_told_where_each_object_is(pipeline, hospital):
+    result = run(pipeline, hospital, scope=READ + WRITE + LINK)
+    links = {one["description"].partition(",")[0]: one for one in hospital.written("DocumentReference")}
+    stored = rows(pipeline, result)
+    urls = {one["content"][0]["attachment"]["url"] for one in links.values()}
+    assert urls == {row.names.wado_url for row in stored.values()}
+    report = links["AI report"]
+    related = {one["reference"].partition("/")[0] for one in report["context"]["related"]}
+    assert related == {"DiagnosticReport", "ImagingStudy", "Observation"}
+    assert report["masterIdentifier"]["value"] == f"urn:oid:{stored['sr'].names.sop_instance_uid}"
+    assert report["content"][0]["format"]["code"] == f"urn:oid:{SR}"
+
+
+def test_a_link_leads_to_the_object(pipeline, hospital):
+    run(pipeline, hospital, scope=READ + WRITE + LINK)
+    for link in hospital.written("DocumentReference"):
+        token = hospital.token("lesion").access_token
+        url = link["content"][0]["attachment"]["url"]
+        answer = httpx.get(
+            url,
+            headers={
+                "Authorization": f"Bearer {token}",
+                "Accept": 'multipart/related; type="application/dicom"',
+            },
+        )
+        assert link["masterIdentifier"]["value"].removeprefix("urn:oid:").encode() in answer.content
+
+
+def test_an_ehr_that_takes_no_links_is_not_asked(pipeline, hospital):
+    run(pipeline, hospital)
+    assert hospital.written("DocumentReference") == []
+
+
+def test_links_are_written_once(pipeline, hospital):
+    result = run(pipeline, hospital, scope=READ + WRITE + LINK)
+    pipeline.deliver_again(result.id, hospital.token("lesion", READ + WRITE + LINK))
+    assert len(hospital.written("DocumentReference")) == len(rows(pipeline, result))
+
+
+REVISE = " ".join(
+    f"patient/{kind}.crus" for kind in ("Device", "DiagnosticReport", "Observation", "Provenance")
+)
+ANNA = Person(fhir_user="Practitioner/anna", name="Anna Ito")
+
+
+def sign_at(pipeline, hospital, stored, draft, *, act=SignAct.SIGN, expected=0):
+    """Answer and sign as the app does, and write it to EHR and PACS as the queue does."""
+    manifest = pipeline.analyser.manifest_of(stored.result.model)
+    token = hospital.token("lesion", f"{READ} {REVISE}{LINK}")
+    with pipeline.sessions() as session:
+        record_answer(session, pipeline.keyring, stored, draft, expected_version=expected, by=ANNA)
+        answers = load_answers(session, pipeline.keyring, stored.id)
+        seen = seen_state(answers, load_signatures(session, pipeline.keyring, stored.id))
+        request = SignRequest(act=act, by=ANNA, seen=seen, reason="looked again")
+        sign(session, pipeline.keyring, stored, request, manifest=manifest, authorization=token)
+        session.commit()
+    queue = SignOffQueue(
+        registry=pipeline.registry,
+        sessions=pipeline.sessions,
+        keyring=pipeline.keyring,
+        audit=pipeline.audit,
+        transport=pipeline.transport,
+        on_written=pipeline.store_signed,
+    )
+    return queue.deliver(stored.id, authorization=token)
+
+
+def accepted(result):
+    return AnswerDraft(finding=result.result.findings[0].code, action=AnswerAction.ACCEPTED)
+
+
+def verified_in(hospital):
+    told = [dcmread(BytesIO(data)) for data in in_pacs(hospital).values()]
+    return [one for one in told if one.get("VerificationFlag") == "VERIFIED"]
+
+
+def test_a_signed_report_is_in_the_pacs_as_a_verified_one(pipeline, hospital, tmp_path):
+    result = run(pipeline, hospital)
+    assert sign_at(pipeline, hospital, result, accepted(result)) is DeliveryState.DELIVERED
+    (report,) = verified_in(hospital)
+    before = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert before.ReferencedSOPInstanceUID == rows(pipeline, result)["sr"].names.sop_instance_uid
+    assert str(report.VerifyingObserverSequence[0].VerifyingObserverName).startswith("Anna Ito")
+    assert errors(in_pacs(hospital)[report.SOPInstanceUID], tmp_path) == []
+
+
+def test_a_correction_follows_the_report_that_was_signed(pipeline, hospital):
+    result = run(pipeline, hospital)
+    sign_at(pipeline, hospital, result, accepted(result))
+    (first,) = verified_in(hospital)
+    changed = AnswerDraft(
+        finding=result.result.findings[0].code,
+        action=AnswerAction.EDITED,
+        value=FindingValue.ABSENT,
+        reason=AnswerReason.FALSE_POSITIVE,
+    )
+    sign_at(pipeline, hospital, result, changed, act=SignAct.CORRECT, expected=1)
+    second = next(one for one in verified_in(hospital) if one.SOPInstanceUID != first.SOPInstanceUID)
+    before = second.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    (container,) = find(second, "Qualitative Evaluations")
+    (answer,) = (item for item in container.ContentSequence if item.ValueType == "CODE")
+    assert before.ReferencedSOPInstanceUID == first.SOPInstanceUID
+    assert answer.ConceptCodeSequence[0].CodeMeaning == "Negative"
+
+
+def test_a_signed_report_that_the_pacs_does_not_take_is_signed_all_the_same(pipeline, hospital):
+    result = run(pipeline, hospital)
+    hospital.pacs_faults.refused[SR] = 0xA700
+    assert sign_at(pipeline, hospital, result, accepted(result)) is DeliveryState.DELIVERED
+    assert rows(pipeline, result)["verified_sr"].state is StoreState.FAILED
+    hospital.pacs_faults.refused.clear()
+    pipeline.deliver_again(result.id, hospital.token("lesion"))
+    assert rows(pipeline, result)["verified_sr"].state is StoreState.STORED
+    assert len(verified_in(hospital)) == 1
+
+
+def test_a_finding_is_named_alike_in_both_reports(pipeline, hospital):
+    result = run(pipeline, hospital)
+    report = dcmread(BytesIO(in_pacs(hospital)[rows(pipeline, result)["sr"].names.sop_instance_uid]))
+    (group,) = find(report, "Measurement Group")
+    named = {
+        identifier["value"]
+        for one in hospital.written("Observation")
+        for identifier in one["identifier"]
+        if identifier["system"] == "urn:dicom:uid"
+    }
+    assert named == {f"urn:oid:{group.ObservationUID}"}
