@@ -15,15 +15,16 @@ class AuditEventRow(SQLModel, table=True):
 
     __tablename__ = "audit_event"
     __table_args__ = (
-        Index("ix_audit_event_agent_seq", "agent_index", "seq"),
-        Index("ix_audit_event_client_seq", "client_id", "seq"),
-        Index("ix_audit_event_kind_seq", "kind", "seq"),
-        Index("ix_audit_event_outcome_seq", "outcome", "seq"),
-        Index("ix_audit_event_patient_seq", "patient_index", "seq"),
+        Index("ix_audit_event_agent_time", "agent_index", "recorded_at", "seq"),
+        Index("ix_audit_event_client_time", "client_id", "recorded_at", "seq"),
+        Index("ix_audit_event_kind_time", "kind", "recorded_at", "seq"),
+        Index("ix_audit_event_outcome_time", "outcome", "recorded_at", "seq"),
+        Index("ix_audit_event_time", "recorded_at", "seq"),
+        Index("ix_audit_event_patient_time", "patient_index", "recorded_at", "seq"),
     )
 
     seq: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
-    recorded_at: str = Field(max_length=27, index=True)
+    recorded_at: str = Field(max_length=27)
     kind: str = Field(max_length=64)
     outcome: int
     ehr_id: str | None = Field(default=None, max_length=128)

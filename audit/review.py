@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy import ColumnElement, Select, func, or_, select, true, tuple_
 from sqlmodel import Session
 
 from rayhook.audit.events import AuditKind, Outcome
@@ -17,6 +17,7 @@ from rayhook.fhir.errors import InvalidRequest, RayhookError
 
 _BATCH = 500
 _EVENT = AUDIT_EVENT.c
+_NEWEST = (_EVENT.recorded_at.desc(), _EVENT.seq.desc())
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,40 +59,64 @@ class AuditSearch:
     until: datetime | None = None
 
     def conditions(self, keyring: Keyring) -> list[ColumnElement[bool]]:
+        """Return what is asked for, as conditions that have to hold together."""
+        return list(self._plan(keyring).conditions)
+
+    def _plan(self, keyring: Keyring) -> "_Plan":
         """Raise InvalidRequest for a patient without the EHR that it belongs to."""
         if self.patient_id is not None and self.ehr_id is None:
             raise InvalidRequest("a patient is searched for within one EHR", expression="ehr_id")
-        found = [*self._people(keyring), *self._plain()]
+        found: list[ColumnElement[bool]] = []
+        values: tuple[ColumnElement[bool], ...] = ()
+        for column, wanted in self._narrowing(keyring):
+            if not found and not values and self.entity is None:
+                values = tuple(column == value for value in wanted)
+            else:
+                found.append(_unindexed(column).in_(wanted))
+        if self.entity is not None:
+            index = self._index(keyring, "entity", self.entity)
+            found.append(
+                _EVENT.seq.in_(select(AUDIT_ENTITY.c.seq).where(AUDIT_ENTITY.c.entity_index == index))
+            )
+        if self.ehr_id is not None:
+            found.append(_EVENT.ehr_id == self.ehr_id)
         if self.since is not None:
             found.append(_EVENT.recorded_at >= timestamp(self.since))
         if self.until is not None:
             found.append(_EVENT.recorded_at < timestamp(self.until))
-        return found
+        return _Plan(values, tuple(found))
 
-    def _people(self, keyring: Keyring) -> Iterator[ColumnElement[bool]]:
-        for column, purpose, value in (
-            (_EVENT.patient_index, "patient", self.patient_id),
-            (_EVENT.agent_index, "agent", self.agent),
-        ):
-            if value is not None:
-                yield column == audit_index(keyring, value, purpose=purpose, ehr_id=self.ehr_id)
-        if self.entity is not None:
-            index = audit_index(keyring, self.entity, purpose="entity", ehr_id=self.ehr_id)
-            yield _EVENT.seq.in_(select(AUDIT_ENTITY.c.seq).where(AUDIT_ENTITY.c.entity_index == index))
-
-    def _plain(self) -> Iterator[ColumnElement[bool]]:
-        # An agent or entity without an EHR is one of ours: the index says so already.
-        for column, value in (
-            (_EVENT.ehr_id, self.ehr_id),
-            (_EVENT.client_id, self.client_id),
-            (_EVENT.request_id, self.request_id),
-        ):
-            if value is not None:
-                yield column == value
+    def _narrowing(self, keyring: Keyring) -> Iterator[tuple[ColumnElement[Any], list[Any]]]:
+        """Yield the columns asked for, those that fewest events fit first: the database knows no such order."""
+        if self.patient_id is not None:
+            yield _EVENT.patient_index, [self._index(keyring, "patient", self.patient_id)]
+        if self.request_id is not None:
+            yield _EVENT.request_id, [self.request_id]
+        if self.agent is not None:
+            yield _EVENT.agent_index, [self._index(keyring, "agent", self.agent)]
+        if self.outcomes and Outcome.SUCCESS not in self.outcomes:
+            yield _EVENT.outcome, [outcome.value for outcome in self.outcomes]
         if self.kinds:
-            yield _EVENT.kind.in_([kind.value for kind in self.kinds])
-        if self.outcomes:
-            yield _EVENT.outcome.in_([outcome.value for outcome in self.outcomes])
+            yield _EVENT.kind, [kind.value for kind in self.kinds]
+        if self.client_id is not None:
+            yield _EVENT.client_id, [self.client_id]
+        if self.outcomes and Outcome.SUCCESS in self.outcomes:
+            yield _EVENT.outcome, [outcome.value for outcome in self.outcomes]
+
+    def _index(self, keyring: Keyring, purpose: str, value: str) -> str:
+        return audit_index(keyring, value, purpose=purpose, ehr_id=self.ehr_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """`branches` are looked up by an index, one at a time; `rest` has to hold for each."""
+
+    branches: tuple[ColumnElement[bool], ...]
+    rest: tuple[ColumnElement[bool], ...]
+
+    @property
+    def conditions(self) -> tuple[ColumnElement[bool], ...]:
+        return (or_(*self.branches), *self.rest) if self.branches else self.rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +130,30 @@ class Page:
 def search(
     session: Session, keyring: Keyring, wanted: AuditSearch, *, limit: int, before: int | None = None
 ) -> Page:
-    """Return one page of the newest events that fit, of numbers below `before`."""
-    query = _query(keyring, wanted).order_by(_EVENT.seq.desc()).limit(limit + 1)
-    if before is not None:
-        query = query.where(_EVENT.seq < before)
-    rows = session.execute(query).mappings().all()
-    records = tuple(opened(keyring, row) for row in rows[:limit])
-    return Page(records, records[-1].seq if len(rows) > limit else None)
+    """Return one page of the newest events that fit; `before` is what the page before this one said."""
+    plan = wanted._plan(keyring)  # noqa: SLF001 - the plan is of this module
+    rest = [*plan.rest, *_before(session, before)]
+    found: list[Mapping[str, Any]] = []
+    for branch in plan.branches or (true(),):
+        query = select(AUDIT_EVENT).where(branch, *rest).order_by(*_NEWEST).limit(limit + 1)
+        found += session.execute(query).mappings().all()
+    found.sort(key=lambda row: (row["recorded_at"], row["seq"]), reverse=True)
+    records = tuple(opened(keyring, row) for row in found[:limit])
+    return Page(records, records[-1].seq if len(found) > limit else None)
 
 
-def find_event(session: Session, keyring: Keyring, event_hash: str) -> AuditRecord | None:
-    """Return the event of that hash, by which its AuditEvent is named."""
-    row = session.execute(select(AUDIT_EVENT).where(_EVENT.hash == event_hash)).mappings().first()
-    return None if row is None else opened(keyring, row)
+def _before(session: Session, before: int | None) -> list[ColumnElement[bool]]:
+    if before is None:
+        return []
+    recorded_at = session.execute(select(_EVENT.recorded_at).where(_EVENT.seq == before)).scalar()
+    if recorded_at is None:
+        return [_EVENT.seq < before]
+    return [tuple_(_EVENT.recorded_at, _EVENT.seq) < tuple_(recorded_at, before)]
+
+
+def _unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the column so that the database does not look it up by its index, where a better one is there."""
+    return func.coalesce(column, column)
 
 
 def walk(

@@ -16,7 +16,7 @@ _SEARCHED = {
     "outcome": "outcome",
     "patient": "patient_index",
 }
-_INDEXED_ALONE = ("kind", "agent_index", "patient_index")
+_INDEXED_ALONE = ("recorded_at", "kind", "agent_index", "patient_index")
 _BATCH = 1000
 
 
@@ -39,7 +39,8 @@ def _widen_event() -> None:
     for column in _INDEXED_ALONE:
         op.drop_index(f"ix_audit_event_{column}", "audit_event")
     for name, column in _SEARCHED.items():
-        op.create_index(f"ix_audit_event_{name}_seq", "audit_event", [column, "seq"])
+        op.create_index(f"ix_audit_event_{name}_time", "audit_event", [column, "recorded_at", "seq"])
+    op.create_index("ix_audit_event_time", "audit_event", ["recorded_at", "seq"])
 
 
 def _create_entity() -> None:
