@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rayhook.cds_hooks.answers import Topic
-from rayhook.cds_hooks.cards import CardWriter, fitted, in_sentence, named
+from rayhook.cds_hooks.cards import CardWriter, named
 from rayhook.cds_hooks.contexts import Context
 from rayhook.cds_hooks.guidelines import (
     DUPLICATE_DAYS,
@@ -16,6 +16,7 @@ from rayhook.cds_hooks.guidelines import (
 )
 from rayhook.cds_hooks.markdown import escape
 from rayhook.cds_hooks.models import Card, Link, Suggestion
+from rayhook.cds_hooks.review_words import fitted, in_sentence
 from rayhook.cds_hooks.rules import Advice, Duplicate, FollowUp, Misfit
 from rayhook.cds_hooks.suggestions import draft_follow_up, order_instead, remove_draft
 from rayhook.inference.statement import cautions, probability_text

@@ -25,6 +25,7 @@ from rayhook.inference.dicom_table import awaits_objects
 from rayhook.inference.jobs import Authorization, JobRow, JobState, enqueue, find, job_key, load_job
 from rayhook.inference.report import may_write
 from rayhook.inference.results import load_result
+from rayhook.inference.review import load_review, reviewed_result
 from rayhook.inference.study import StudyReference
 
 NO_STUDY_UID = "no_study_instance_uid"
@@ -240,9 +241,10 @@ def _answer(dependencies: CDSDependencies, job: StudyJob) -> StudyAnswer:
 def _told(study: ImagingStudySummary, finished: FinishedJob) -> StudyAnswer:
     return StudyAnswer(
         study=study,
-        topic=topic_of(finished.result),
+        topic=topic_of(finished.result, finished.review),
         result_id=finished.row.result_id,
         result=finished.result,
+        review=finished.review,
     )
 
 
@@ -260,10 +262,12 @@ def _finished(dependencies: CDSDependencies, key: str, row: JobRow) -> FinishedJ
         stored = load_result(session, dependencies.keyring, row.result_id or "")
         now = dependencies.clock()
         lacks_objects = awaits_objects(session, row.result_id or "", now=now)
-    if stored is None:
-        return None
+        if stored is None:
+            return None
+        review = load_review(session, dependencies.keyring, stored.id, stored.result)
     awaits = awaits_delivery(stored, now=now) or lacks_objects
-    finished = FinishedJob(row, replace(stored.result, key_image=None), awaits)
+    result = reviewed_result(replace(stored.result, key_image=None), review)
+    finished = FinishedJob(row, result, awaits, review)
     dependencies.results.keep(key, finished)
     return finished
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from rayhook.fhir.r4 import ImagingStudySummary
+from rayhook.inference.review import SignedReview
 from rayhook.inference.study import AnalysisStatus, StudyResult
 
 
@@ -23,20 +24,29 @@ class Topic(StrEnum):
     OUT_OF_SCOPE = "out-of-scope"
     REFUSED = "refused"
     UNREACHABLE = "unreachable"
+    WITHDRAWN = "withdrawn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyAnswer:
-    """One study with its finished result, or with why there is none (`code`, a stable snake_case word)."""
+    """One study with its finished result, or with why there is none (`code`, a stable snake_case word).
+
+    review: what a radiologist signed; the result's findings are then positive by their word, not the model's.
+    """
 
     study: ImagingStudySummary
     topic: Topic
     result_id: str | None = None
     result: StudyResult | None = None
+    review: SignedReview | None = None
     code: str | None = None
 
 
-def topic_of(result: StudyResult) -> Topic:
+def topic_of(result: StudyResult, review: SignedReview | None = None) -> Topic:
+    if review is not None:
+        if not review.is_issued:
+            return Topic.WITHDRAWN
+        return Topic.FINDING if review.present else Topic.NO_FINDING
     if result.found_nothing_to_rate:
         return Topic.NOTHING_TO_RATE
     if result.status is AnalysisStatus.ANALYSED:

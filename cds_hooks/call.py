@@ -25,7 +25,7 @@ from rayhook.cds_hooks.studies import MAX_STUDIES, image_sources, studies_with_i
 from rayhook.cds_hooks.trust import Attempt, authenticate, check_prefetched_patient, refusals_audited
 from rayhook.fhir.r4 import ImagingStudySummary
 
-_FINISHED = frozenset({Topic.FINDING, Topic.NO_FINDING, Topic.NOTHING_TO_RATE})
+_FINISHED = frozenset({Topic.FINDING, Topic.NO_FINDING, Topic.NOTHING_TO_RATE, Topic.WITHDRAWN})
 # How far back an order looks for results that are there already; no analysis is begun for these.
 _MAX_LOOKED_AT = 10
 

@@ -16,6 +16,7 @@ from rayhook.cds_hooks.answers import StudyAnswer, Topic
 from rayhook.cds_hooks.markdown import escape
 from rayhook.cds_hooks.models import Card, Coding, Link, ReasonCoding, Source, Suggestion
 from rayhook.cds_hooks.override_reasons import reasons_for
+from rayhook.cds_hooks.review_words import fitted, in_sentence, review_detail, review_summary
 from rayhook.fhir.r4 import ImagingStudySummary
 from rayhook.inference.registry import Manifest, ModelStatus
 from rayhook.inference.statement import (
@@ -134,6 +135,8 @@ class CardWriter:
 
     def _summary(self, answer: StudyAnswer) -> str:
         study = named(answer.study)
+        if answer.review is not None and answer.result is not None:
+            return review_summary(answer.review, answer.result, study)
         if answer.result is None or answer.topic not in _ANSWERED:
             return _SUMMARIES[answer.topic].format(study=study, Study=study[0].upper() + study[1:])
         speaker = "Experimental AI" if is_experimental(answer.result.model) else "Investigational AI"
@@ -160,9 +163,17 @@ class CardWriter:
         return next(found, None)
 
     def _detail(self, answer: StudyAnswer, guidance: str | None) -> Iterator[str]:
-        if answer.topic in _EXPLANATIONS:
+        if answer.review is not None and answer.result is not None:
+            yield from review_detail(answer.review, answer.result)
+        elif answer.topic in _EXPLANATIONS:
             yield _EXPLANATIONS[answer.topic]
-        if answer.result is not None and answer.result.findings and answer.topic is not Topic.ABSTAINED:
+        is_unsigned = answer.review is None
+        if (
+            is_unsigned
+            and answer.result is not None
+            and answer.result.findings
+            and answer.topic is not Topic.ABSTAINED
+        ):
             yield "\n".join(_table(answer.result.findings))
         yield "\n".join(f"- {fact}" for fact in self._facts(answer))
         if known := " ".join(map(escape, self._limits(answer.result))):
@@ -221,16 +232,6 @@ def named(study: ImagingStudySummary) -> str:
     kind = "/".join(modalities) or "imaging"
     date = _DATE.match(study.started or "")
     return f"the {kind} study of {date[0]}" if date else f"the {kind} study of unknown date"
-
-
-def fitted(start: str, middle: str, end: str) -> str:
-    room = 139 - len(start) - len(end)
-    return start + (middle if len(middle) <= room else middle[: room - 1] + "…") + end
-
-
-def in_sentence(display: str) -> str:
-    """Return "neoplasm of brain" for "Neoplasm of brain", and "MRI finding" as it is."""
-    return display[0].lower() + display[1:] if display[1:2].islower() else display
 
 
 def _by_probability(findings: Iterable[Finding]) -> Sequence[Finding]:

@@ -56,6 +56,7 @@ _TOPICS = {
     Topic.OUT_OF_SCOPE: "no model is meant for these images",
     Topic.REFUSED: "the images could not be read faithfully",
     Topic.UNREACHABLE: "the images cannot be reached",
+    Topic.WITHDRAWN: "a radiologist took the model's report back, or accepted nothing of it",
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 from rayhook.inference.jobs import JobRow
+from rayhook.inference.review import SignedReview
 from rayhook.inference.study import StudyResult
 
 _SIZE = 256
@@ -15,11 +16,12 @@ _LIFE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class FinishedJob:
-    """A job that is done, with its result but without the image."""
+    """A job that is done, with its result but without the image, and with what was signed of it."""
 
     row: JobRow
     result: StudyResult
     awaits_delivery: bool = False
+    review: SignedReview | None = None
 
 
 class ResultCache:

@@ -1,16 +1,29 @@
 """How far people are with a patient's results: what was answered, what was signed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sqlmodel import Session
 
 from rayhook.auth.keys import Keyring
 from rayhook.fhir.codes import DiagnosticReportStatus
-from rayhook.inference.answers import AnswerAction, is_added, load_answers, newest_actions
-from rayhook.inference.signature import load_acts
+from rayhook.inference.answers import (
+    AnswerAction,
+    Answers,
+    FindingValue,
+    is_added,
+    load_answers,
+    newest_actions,
+)
+from rayhook.inference.review_text import day_of, person_text
+from rayhook.inference.signature import load_acts, load_signatures
+from rayhook.inference.study import StudyResult
 
-__all__ = ["AnswerState", "answer_summary", "load_answers"]
+__all__ = ["AnswerState", "SignedReview", "answer_summary", "load_answers", "load_review", "reviewed_result"]
+
+_ISSUED = frozenset(
+    {DiagnosticReportStatus.AMENDED, DiagnosticReportStatus.CORRECTED, DiagnosticReportStatus.FINAL}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +43,7 @@ class AnswerState:
     @property
     def is_signed(self) -> bool:
         """Return whether a person has signed the report, and it has not been withdrawn."""
-        return self.status in {
-            DiagnosticReportStatus.AMENDED,
-            DiagnosticReportStatus.CORRECTED,
-            DiagnosticReportStatus.FINAL,
-        }
+        return self.status in _ISSUED
 
 
 def answer_summary(
@@ -55,3 +64,71 @@ def _counted(actions: Mapping[str, AnswerAction]) -> AnswerState:
     added = [action for finding, action in actions.items() if is_added(finding)]
     standing = sum(action is not AnswerAction.WITHDRAWN for action in added)
     return AnswerState(answered=len(actions) - len(added), added=standing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedReview:
+    """What counts of a result since somebody signed, cancelled or withdrew its report.
+
+    day: of the signature.  values: by finding code, None where the model's answer was rejected.
+    added: findings that people added, with what they said of them.
+    """
+
+    status: DiagnosticReportStatus
+    by: str
+    day: str
+    values: Mapping[str, FindingValue | None]
+    added: tuple[tuple[str, FindingValue], ...] = ()
+
+    @property
+    def is_issued(self) -> bool:
+        """Return whether the report stands: it was neither cancelled nor withdrawn."""
+        return self.status in _ISSUED
+
+    @property
+    def present(self) -> bool:
+        """Return whether a person said of any finding that it is there."""
+        every = (*self.values.values(), *(value for _, value in self.added))
+        return any(value is FindingValue.PRESENT for value in every)
+
+
+def load_review(
+    session: Session, keyring: Keyring, result_id: str, result: StudyResult
+) -> SignedReview | None:
+    """Return what was signed of a result; None where nobody signed: answers alone change nothing."""
+    signatures = load_signatures(session, keyring, result_id)
+    if not signatures:
+        return None
+    newest = signatures[-1]
+    answers = _as_signed(load_answers(session, keyring, result_id), newest.act.answers)
+    latest = answers.latest
+    return SignedReview(
+        status=newest.status,
+        by=person_text(newest.act.by),
+        day=day_of(newest.at),
+        values={f.code: latest[f.code].value_of(f) for f in result.findings if f.code in latest},
+        added=tuple(
+            (answer.draft.display, answer.draft.value)
+            for answer in answers.added
+            if answer.draft.value is not None
+        ),
+    )
+
+
+def reviewed_result(result: StudyResult, review: SignedReview | None) -> StudyResult:
+    """Return the result with a person's word in the place of the model's: what they did not find is not positive."""
+    if review is None:
+        return result
+    stands = review.is_issued
+    findings = tuple(
+        replace(one, positive=stands and review.values.get(one.code) is FindingValue.PRESENT)
+        for one in result.findings
+    )
+    return replace(result, findings=findings)
+
+
+def _as_signed(answers: Answers, state: str) -> Answers:
+    """Return the answers as they were when somebody signed: later ones are not signed."""
+    parts: Sequence[tuple[str, str, str]] = [part.rpartition(":") for part in state.split(".") if part]
+    versions = {finding: int(version) for finding, _, version in parts}
+    return Answers(tuple(a for a in answers.history if a.version <= versions.get(a.finding, 0)))

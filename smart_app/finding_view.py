@@ -8,7 +8,7 @@ from rayhook.inference.held_out import AtPrevalence, HeldOut
 from rayhook.inference.registry import Estimate
 from rayhook.inference.study import Finding
 from rayhook.smart_app.i18n import gettext as _
-from rayhook.smart_app.i18n import ngettext
+from rayhook.smart_app.i18n import ngettext, percent_text
 from rayhook.smart_app.numbers import percent
 
 _METER_WIDTH = 400
@@ -132,14 +132,15 @@ def _interval(finding: Finding, held_out: HeldOut | None) -> Interval | None:
         return None
     seen = near.observed
     text = _(
-        "Of the %(count)s held-out %(units)s that the model gave %(low)s to %(high)s, %(share)s had the finding "
-        "(95%% Wilson interval %(from)s to %(to)s).",
+        "Of the %(count)s held-out %(units)s that the model gave %(low)s to %(high)s, %(seen)s had the finding: "
+        "%(share)s (95%% Wilson interval %(from)s to %(to)s).",
         count=near.count,
         units=units_text(held_out.unit),
         low=percent(near.low),
         high=percent(near.high),
-        share=percent(seen.value),
-        **{"from": percent(seen.low), "to": percent(seen.high)},
+        seen=round(seen.value * near.count),
+        share=percent_text(seen.value, 0),
+        **{"from": percent_text(seen.low, 0), "to": percent_text(seen.high, 0)},
     )
     return Interval(_place(seen.low), _place(seen.high), text)
 
