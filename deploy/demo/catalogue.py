@@ -113,6 +113,15 @@ def _phantoms(folder: Path) -> Iterator[DemoStudy]:
         yield _phantom_study(_flair_phantom(kind, _STARTED + timedelta(hours=number)), slices, folder)
     series = _ct_phantom(_STARTED + timedelta(hours=2))
     yield _phantom_study(series, lambda: chest_ct(_CHEST_SEED) - HU_INTERCEPT, folder)
+    # One patient with two studies a year apart: what was there before stands beside what is there now.
+    for kind, started, lesion in (
+        ("before", _STARTED - timedelta(days=364), False),
+        ("after", _STARTED, True),
+    ):
+        slices = partial(head_flair, _HEAD_SEED, lesion=lesion)
+        yield _phantom_study(
+            _flair_phantom(f"follow-up-{kind}", started, patient="follow-up"), slices, folder
+        )
 
 
 def _phantom_study(series: Series, slices: Callable[[], NDArray[Any]], folder: Path) -> DemoStudy:
@@ -123,20 +132,22 @@ def _phantom_study(series: Series, slices: Callable[[], NDArray[Any]], folder: P
         for number, (path, pixels) in enumerate(zip(paths, slices(), strict=True), start=1):
             write_image(series, Image(str(number), number, pixels), path)
     written = tuple(written_instance(series, str(number), path) for number, path in enumerate(paths, start=1))
-    display = series.study.replace("-", " ").title()
+    patient_id = series.patient.id.lower()
+    display = patient_id.replace("-", " ").title()
     return _study(
         series,
         written,
-        patient_id=series.study,
+        patient_id=patient_id,
         display=f"{display} (no patient)",
         started=series.started or _STARTED,
         phantom=True,
     )
 
 
-def _flair_phantom(kind: str, started: datetime) -> Series:
+def _flair_phantom(kind: str, started: datetime, *, patient: str | None = None) -> Series:
     return _phantom_series(
         kind,
+        patient or kind,
         FlairSlices(Grid(PIXEL_SPACING_MM, SLICE_THICKNESS_MM, "HFS"), timing_ms=(9000, 120, 2500)),
         body_part="BRAIN",
         study_description="PHANTOM MR head",
@@ -149,6 +160,7 @@ def _flair_phantom(kind: str, started: datetime) -> Series:
 def _ct_phantom(started: datetime) -> Series:
     return _phantom_series(
         "chest",
+        "chest",
         CTSlices(Grid(1.4, 10.0, "HFS"), intercept=HU_INTERCEPT, unit="HU"),
         body_part="CHEST",
         study_description="PHANTOM CT chest",
@@ -160,6 +172,7 @@ def _ct_phantom(started: datetime) -> Series:
 
 def _phantom_series(
     kind: str,
+    patient: str,
     image_object: ImageObject,
     *,
     body_part: str,
@@ -171,7 +184,7 @@ def _phantom_series(
     return Series(
         study=f"phantom-{kind}",
         name="1",
-        patient=Patient(f"PHANTOM-{kind.upper()}", f"PHANTOM^{kind.upper()}"),
+        patient=Patient(f"PHANTOM-{patient.upper()}", f"PHANTOM^{patient.upper()}"),
         image_object=image_object,
         body_part=body_part,
         study_description=study_description,

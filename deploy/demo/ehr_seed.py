@@ -91,11 +91,16 @@ def _endpoint(address: str) -> Resource:
     }
 
 
+_RECORD_NUMBER: Resource = {
+    "coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": "MR"}]
+}
+
+
 def _patient(study: DemoStudy) -> Resource:
     return {
         "resourceType": "Patient",
         "id": study.patient_id,
-        "identifier": [{"system": MRN_SYSTEM, "value": study.dicom_patient_id}],
+        "identifier": [{"type": _RECORD_NUMBER, "system": MRN_SYSTEM, "value": study.dicom_patient_id}],
         "active": True,
         "name": [{"text": study.patient_display}],
         "gender": "unknown",

@@ -34,7 +34,7 @@ def decoder() -> Iterator[Decoder]:
 
 def test_phantoms_say_that_they_are(catalogue: Catalogue) -> None:
     phantoms = [study for study in catalogue.studies if study.is_phantom]
-    assert [study.modality for study in phantoms] == ["MR", "MR", "CT"]
+    assert [study.modality for study in phantoms] == ["MR", "MR", "CT", "MR", "MR"]
     for study in phantoms:
         name = pydicom.dcmread(study.instances[0].path, stop_before_pixels=True).PatientName
         assert str(name).startswith("PHANTOM^")
