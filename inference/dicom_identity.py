@@ -17,7 +17,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, EnhancedMRImageStorage, MRImageStorage
 
 from rayhook.inference.dicom_uid import ObjectKind, derived_uid, object_uid, seen_images
-from rayhook.inference.instance_names import OWN_MANUFACTURER as MANUFACTURER
+from rayhook.inference.instance_names import OWN_MANUFACTURER
 from rayhook.inference.registry import Manifest
 from rayhook.inference.report_key import model_key
 from rayhook.inference.source_header import PERSON_NAMES, open_source_header
@@ -98,7 +98,7 @@ class ResultSource:
             "series_description": SERIES_DESCRIPTIONS[kind],
             "sop_instance_uid": self.uid(kind, "instance"),
             "instance_number": 1,
-            "manufacturer": MANUFACTURER,
+            "manufacturer": OWN_MANUFACTURER,
             "manufacturer_model_name": self.model.id[:64],
             "software_versions": self.software_versions,
             "device_serial_number": self.model.weights_sha256,
@@ -111,7 +111,7 @@ class ResultSource:
 
     def _equipment(self) -> ContributingEquipment:
         made = ContributingEquipment(
-            MANUFACTURER,
+            OWN_MANUFACTURER,
             codes.DCM.ProcessingEquipment,
             manufacturer_model_name=self.model.id[:64],
             software_versions=self.software_versions,

@@ -17,15 +17,14 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from rayhook.inference.dicom_identity import (
-    ObjectKind,
     ResultSource,
     name_source_class,
     plain,
     settle,
     tell_body_part,
 )
+from rayhook.inference.dicom_uid import ObjectKind
 from rayhook.inference.explain import unpack_heat
-from rayhook.inference.geometry import Float
 from rayhook.inference.study import HeatMap
 
 _PLANE = ("FrameOfReferenceUID", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
@@ -64,12 +63,13 @@ def _reference(header: Dataset, heat: HeatMap) -> Dataset:
     return reference
 
 
-def _first_cell(header: Dataset, step: int) -> Float:
+def _first_cell(header: Dataset, step: int) -> list[float]:
     """Return where the centre of the first cell lies, which is that of the first step x step pixels."""
     orientation = np.array([float(value) for value in header.ImageOrientationPatient])
     between_rows, between_columns = (float(value) for value in header.PixelSpacing)
     first = np.array([float(value) for value in header.ImagePositionPatient])
-    return first + (step - 1) / 2 * (orientation[:3] * between_columns + orientation[3:] * between_rows)
+    shift = (step - 1) / 2 * (orientation[:3] * between_columns + orientation[3:] * between_rows)
+    return [float(value) for value in first + shift]
 
 
 def _measures(header: Dataset, step: int) -> PixelMeasuresSequence:

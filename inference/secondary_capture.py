@@ -39,7 +39,7 @@ def build_secondary_capture(source: ResultSource, image: KeyImage) -> Dataset:
         transfer_syntax_uid="1.2.840.10008.1.2.1",
         **source.arguments(ObjectKind.SECONDARY_CAPTURE),
     )
-    made.PatientOrientation = None  # two panels under a line of text have no one orientation
+    made.PatientOrientation = []  # two panels under a line of text have no one orientation
     made.ConversionType = "SYN"
     made.BurnedInAnnotation = "YES"
     made.DerivationDescription = f"Key image, and the same with the model's heatmap. {BURNED_IN}"

@@ -123,9 +123,8 @@ def open_source_header(data: bytes) -> Dataset:
     Raises Unprocessable if it does not name the image.
     """
     try:
-        header = dcmread(BytesIO(data), force=True)
         # Read to the end here, so that nothing malformed is found later.
-        header = Dataset({element.tag: element for element in header})
+        header = Dataset({element.tag: element for element in dcmread(BytesIO(data), force=True)})
     except (*_READ_ERRORS, InvalidDicomError) as error:
         raise Unprocessable("the image's header cannot be read", code="no_source_header") from error
     for keyword in (

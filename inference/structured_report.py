@@ -40,13 +40,13 @@ from pydicom.sr.coding import Code
 
 from rayhook.fhir.errors import Unprocessable
 from rayhook.inference.dicom_identity import (
-    MANUFACTURER,
     ResultSource,
     name_source_class,
     plain,
     settle,
 )
 from rayhook.inference.dicom_uid import ObjectKind, observation_uid
+from rayhook.inference.instance_names import OWN_MANUFACTURER
 from rayhook.inference.registry import Label
 from rayhook.inference.report_text import conclusion
 from rayhook.inference.statement import cautions
@@ -165,7 +165,7 @@ def _observer(source: ResultSource) -> ObserverContext:
         observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
             uid=source.device_uid,
             name=source.title,
-            manufacturer_name=MANUFACTURER,
+            manufacturer_name=OWN_MANUFACTURER,
             model_name=source.model.id,
             serial_number=source.model.weights_sha256,
         ),
@@ -187,7 +187,7 @@ def _algorithm(source: ResultSource) -> AlgorithmIdentification:
         version=source.model.version,
         parameters=list(_parameters(source)),
         family=codes.DCM.ArtificialIntelligence,
-        manufacturer=MANUFACTURER,
+        manufacturer=OWN_MANUFACTURER,
     )
 
 
@@ -272,7 +272,7 @@ def _mark_group(
     region = ImageRegion(
         GraphicTypeValues.POINT,
         np.array([[mark.column + 0.5, mark.row + 0.5]]),
-        SourceImageForRegion(_sop_class(source, one), one.sop_instance_uid),
+        SourceImageForRegion(_sop_class(source, one), one.sop_instance_uid or ""),
     )
     measurements = [Measurement(_THRESHOLD, _number(label.threshold), _NO_UNITS)]
     if mark.probability is not None:

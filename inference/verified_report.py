@@ -33,12 +33,12 @@ def build_verified_report(source: ResultSource, review: Review, predecessor: Obj
         **arguments,
     )
     name_source_class(made, source.header)
-    settle(made, source)
+    signed = settle(made, source)
     at = review.at.astimezone()
-    made.VerifyingObserverSequence[0].VerificationDateTime = f"{at:%Y%m%d%H%M%S}"
-    made.ContentDate, made.ContentTime = f"{at:%Y%m%d}", f"{at:%H%M%S}"
-    made.InstanceCreationDate, made.InstanceCreationTime = made.ContentDate, made.ContentTime
-    return made
+    signed.VerifyingObserverSequence[0].VerificationDateTime = f"{at:%Y%m%d%H%M%S}"
+    signed.ContentDate, signed.ContentTime = f"{at:%Y%m%d}", f"{at:%H%M%S}"
+    signed.InstanceCreationDate, signed.InstanceCreationTime = signed.ContentDate, signed.ContentTime
+    return signed
 
 
 def _as_dataset(names: ObjectNames) -> Dataset:
