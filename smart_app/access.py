@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.record import AuditEntry
+from rayhook.auth.abilities import Ability
 from rayhook.auth.principal import SMARTUser
 from rayhook.auth.registry import EHR
 from rayhook.auth.roles import Permission, Role, permissions_of
@@ -133,7 +134,7 @@ class Gate:
             raise self.refused(Forbidden("your EHR named no patient"), None)
         viewer = Viewer(ehr, found.patient_id, found)
         self._require_same_window(request, viewer)
-        if not viewer.may("DiagnosticReport", "r"):
+        if Ability.READ_REPORTS not in viewer.session.abilities:
             raise self.refused(
                 Forbidden(
                     "not permitted by your EHR: reading of DiagnosticReport",

@@ -136,7 +136,10 @@ class Launcher:
             raise self.refused(error, ehr) from error
         with deps.sessions() as session:
             session_id = create_session(session, deps.keyring, new, clock=deps.clock)
-            deps.audit.record(session, session_entry(AuditKind.SMART_APP_SESSION_CREATED, new))
+            missing = " ".join(new.abilities.missing)
+            deps.audit.record(
+                session, session_entry(AuditKind.SMART_APP_SESSION_CREATED, new, missing=missing)
+            )
             session.commit()
         return session_id, new, tokens
 

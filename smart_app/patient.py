@@ -6,6 +6,7 @@ from typing import Any
 
 import structlog
 
+from rayhook.auth.abilities import Ability, missing_scopes
 from rayhook.auth.registry import EHR
 from rayhook.auth.sessions import SMARTSession
 from rayhook.fhir.client import FHIRClient
@@ -59,7 +60,7 @@ class EHRReader:
         unnamed = PatientBanner(
             _("Patient of the launched chart"), (_("name not given by the EHR"),), read=False
         )
-        if not viewer.may("Patient", "r"):
+        if Ability.READ_PATIENT not in viewer.session.abilities:
             return unnamed
         try:
             return banner_of(
@@ -72,10 +73,10 @@ class EHRReader:
             return unnamed
 
     def studies(self, viewer: Viewer) -> KnownStudies:
-        if not viewer.may("ImagingStudy", "s"):
+        if Ability.SEARCH_STUDIES not in viewer.session.abilities:
             return KnownStudies(
                 notice=_("Not permitted by your EHR: the list of imaging studies."),
-                scope="patient/ImagingStudy.s",
+                scope=f"patient/{missing_scopes(viewer.session.scopes, Ability.SEARCH_STUDIES)[0]}",
             )
         query = [("patient", viewer.patient_id), ("_sort", "-started"), ("_count", str(_MAX_STUDIES))]
         try:

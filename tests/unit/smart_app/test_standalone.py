@@ -154,3 +154,10 @@ def session_with(*items):
 )
 def test_a_launched_study_is_known_by_reference_and_by_uid(item, expected):
     assert is_launched_study(session_with(item), "s1", "1.2.3") is expected
+
+
+def test_what_the_ehr_did_not_grant_is_audited_with_the_session(world):
+    with world.browser() as browser:
+        world.launch(browser, "phantom-a")
+    created = next(record for record in world.audited() if str(record.kind) == "smart_app:session:created")
+    assert created.detail["missing"] == "write_results"

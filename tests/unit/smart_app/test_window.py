@@ -7,13 +7,16 @@ import pytest
 
 from rayhook.smart_app.window import marked
 
-LINK = re.compile(r'(?:href|action|src|data-[a-z-]+)="(/[^"]*)"')
+LINK = re.compile(r'(?:href|action|src)="(/[^"]*)"')
 QUERY_FORM = re.compile(r'<form[^>]* method="get" action="(/[^"]*)"[^>]*>\s*<input type="hidden" name="w"')
 UNMARKED = ("/smart/static/", "/smart/standalone")
 
 
 def links_of(page):
-    """Return every address of the page that leads on; a query form has its mark in a hidden field."""
+    """Return every address of the page that leads on.
+
+    A query form has its mark in a hidden field, and the viewer sends it as a header.
+    """
     forms = QUERY_FORM.findall(page.text)
     found = [link.replace("&amp;", "&") for link in LINK.findall(page.text)]
     return [link for link in found if link not in forms and not link.startswith(UNMARKED)]
