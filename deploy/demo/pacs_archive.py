@@ -1,6 +1,7 @@
 """What the demo PACS holds: files on disk and what was stored since, found by UID."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
@@ -34,7 +35,8 @@ _LEVELS = {
     "series": (*_STUDY_TAGS, *_SERIES_TAGS),
     "instances": (*_STUDY_TAGS, *_SERIES_TAGS, *_INSTANCE_TAGS),
 }
-_KEYS = {"studies": "StudyInstanceUID", "series": "SeriesInstanceUID", "instances": "SOPInstanceUID"}
+_FIELDS = {"studies": "study_instance_uid", "series": "series_instance_uid", "instances": "sop_instance_uid"}
+_SERIES_COUNT = "00201209"  # NumberOfSeriesRelatedInstances
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,12 @@ def search(instances: Iterable[Archived], level: str, query: dict[str, str]) -> 
     Spec: DICOM PS3.18 10.6 (Search Transaction), F.2 (DICOM JSON)
     """
     found: dict[str, dict[str, Any]] = {}
+    counted: Counter[str] = Counter()
     for archived in instances:
+        key = str(getattr(archived, _FIELDS[level]))
+        counted[key] += 1
+        if key in found:
+            continue
         header = archived.header()
         if any(str(header.get(keyword, "")) != value for keyword, value in query.items()):
             continue
@@ -149,7 +156,10 @@ def search(instances: Iterable[Archived], level: str, query: dict[str, str]) -> 
         for keyword in _LEVELS[level]:
             if keyword in header:
                 answer[keyword] = header[keyword]
-        found.setdefault(str(header[_KEYS[level]].value), answer.to_json_dict(suppress_invalid_tags=True))
+        found[key] = answer.to_json_dict(suppress_invalid_tags=True)
+    if level == "series":
+        for key, told in found.items():
+            told[_SERIES_COUNT] = {"vr": "IS", "Value": [counted[key]]}
     return list(found.values())
 
 
