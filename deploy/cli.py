@@ -22,6 +22,7 @@ from rayhook.deploy.audit_commands import app as audit
 from rayhook.deploy.conformance.command import app as conformance
 from rayhook.deploy.key_commands import app as keys
 from rayhook.deploy.labelled_images import Kind
+from rayhook.deploy.performance_command import performance
 from rayhook.fhir.errors import RayhookError
 from rayhook.inference.statement import EXPERIMENTAL, INVESTIGATIONAL_SHORT, probability_text
 from rayhook.inference.training.commands import app as train
@@ -49,6 +50,7 @@ app.add_typer(model, name="model")
 app.add_typer(registry, name="registry")
 app.add_typer(train, name="train")
 app.command("crossval")(crossval)
+model.command("performance")(performance)
 app.command("evaluate")(evaluate)
 
 DataDir = Annotated[

@@ -16,7 +16,13 @@ from rayhook.inference.report import attachment
 from rayhook.inference.report_observation import COMPONENT_SYSTEM, Subject, tag_of
 from rayhook.inference.report_text import narrative, report_title
 from rayhook.inference.results import StoredResult
-from rayhook.inference.review_text import ReviewedResult, answered_sentence, review_page, review_sentences
+from rayhook.inference.review_text import (
+    ReviewedResult,
+    answered_sentence,
+    review_page,
+    review_sentences,
+    value_text,
+)
 from rayhook.inference.signature import SignAct, observation_status
 from rayhook.inference.statement import cautions
 from rayhook.inference.study import Finding
@@ -160,7 +166,7 @@ class SignedReport:
         elif answer.action is not AnswerAction.ACCEPTED:
             concept, interpretation = _VALUES[value]
             revised |= {
-                "valueCodeableConcept": concept.concept("as answered by a person"),
+                "valueCodeableConcept": concept.concept(f"{value_text(value)}, as answered by a person"),
                 "interpretation": [interpretation.concept()],
                 **_site(made, answer),
             }

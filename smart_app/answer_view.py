@@ -86,6 +86,7 @@ class SignOffView:
 
     status, tone: of the report.  at_ehr: whether the EHR has it.  obstacle: why it cannot be signed yet.
     acts: what may be done, by the values of SignAct.  seen: what a form has to name.
+    signed_by: who stands for the report, empty where nobody does.
     """
 
     status: str
@@ -98,6 +99,7 @@ class SignOffView:
     is_changed: bool
     can_send: bool
     is_conflict: bool
+    signed_by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +206,16 @@ def _sign_off(
         is_changed=is_changed,
         can_send=can_sign and undelivered,
         is_conflict=newest is not None and newest.delivery is DeliveryState.CONFLICT,
+        signed_by=_signed_by(newest),
+    )
+
+
+def _signed_by(newest: Signature | None) -> str:
+    if newest is None or newest.status not in _ISSUED:
+        return ""
+    return _(
+        "%(person)s has signed the report: what counts is their answer below, not the model's.",
+        person=person_text(newest.act.by),
     )
 
 

@@ -12,6 +12,7 @@ from rayhook.smart_app.launch import build_launch_router
 from rayhook.smart_app.model_card import build_model_router, build_staff_model_router
 from rayhook.smart_app.overlay import build_overlay_router
 from rayhook.smart_app.pages import Pages
+from rayhook.smart_app.performance import build_performance_router
 from rayhook.smart_app.results import build_result_router
 from rayhook.smart_app.session_routes import build_session_router
 from rayhook.smart_app.staff_router import build_staff_routers
@@ -34,6 +35,7 @@ def build_router(deps: SMARTDependencies) -> APIRouter:
     router.include_router(build_answer_router(deps, pages, gate))
     router.include_router(build_model_router(deps, pages, gate))
     router.include_router(build_staff_model_router(deps, pages, gate))
+    router.include_router(build_performance_router(deps, pages, gate))
     router.include_router(build_image_router(deps, gate))
     router.include_router(build_overlay_router(deps, gate))
     router.include_router(build_viewer_router(viewer_files))

@@ -38,7 +38,7 @@ class OrderRow:
 
 @dataclass(frozen=True, slots=True)
 class ReportRow:
-    """`conclusion` is its first line, `remarks` are the others."""
+    """`conclusion` is its first line, `remarks` are the others; `interpreters` are the people who signed it."""
 
     id: str
     title: str
@@ -48,6 +48,8 @@ class ReportRow:
     conclusion: str
     remarks: tuple[str, ...]
     ai_made: bool
+    interpreters: tuple[str, ...]
+    versions: int
     observations: tuple["ObservationRow", ...]
 
 
@@ -111,6 +113,8 @@ def _report_row(store: ResourceStore, report: Resource) -> ReportRow:
         conclusion=conclusion,
         remarks=tuple(remarks),
         ai_made="AIAST" in labels,
+        interpreters=tuple(str(one.get("display", "")) for one in report.get("resultsInterpreter", [])),
+        versions=len(store.history("DiagnosticReport", report["id"])),
         observations=tuple(_observation_row(one) for one in observations),
     )
 
