@@ -13,13 +13,16 @@ from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Request
+from sqlalchemy import select
+from sqlmodel import Session
 from starlette.responses import Response
 
 from rayhook.audit.balp import Observer, audit_event
 from rayhook.audit.balp_forms import FORMS
 from rayhook.audit.events import AuditKind, Outcome
+from rayhook.audit.models import AUDIT_EVENT
 from rayhook.audit.record import AuditEntry
-from rayhook.audit.review import AuditRecord, AuditSearch, find_event
+from rayhook.audit.review import AuditRecord, AuditSearch, opened
 from rayhook.audit.review import search as search_log
 from rayhook.auth.bearer import BearerTokens
 from rayhook.auth.registry import EHR
@@ -118,12 +121,17 @@ class AuditViews:
 
     def read(self, reader: AuditReader, event_id: str) -> dict[str, Any]:
         with self._deps.sessions() as session:
-            record = find_event(session, self._deps.keyring, event_id)
+            record = self._find(session, event_id)
             if record is None or (reader.ehr is not None and record.ehr_id != reader.ehr.id):
                 raise NotFound("AuditEvent: no resource has this id")
             self._record(session, reader, query=f"AuditEvent/{event_id}", shown=1)
             session.commit()
         return audit_event(record, self._observer)
+
+    def _find(self, session: Session, event_id: str) -> AuditRecord | None:
+        query = select(AUDIT_EVENT).where(AUDIT_EVENT.c.hash == event_id)
+        row = session.execute(query).mappings().first()
+        return None if row is None else opened(self._deps.keyring, row)
 
     def search(self, reader: AuditReader, pairs: Pairs, *, lenient: bool) -> dict[str, Any]:
         asked = self._opened(reader, pairs)
@@ -142,7 +150,7 @@ class AuditViews:
                 session.commit()
         return self._bundle(asked, records, onward, holder=reader.holder)
 
-    def _record(self, session: Any, reader: AuditReader, *, query: str, shown: int) -> None:
+    def _record(self, session: Session, reader: AuditReader, *, query: str, shown: int) -> None:
         self._deps.audit.record(
             session,
             AuditEntry(
