@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import httpx
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +15,19 @@ from rayhook.deploy.demo.catalogue import Catalogue, DemoInstance, DemoStudy
 from rayhook.deploy.demo.ehr import create_ehr, demo_registry_toml
 from rayhook.deploy.demo.pacs import Faults, create_pacs
 from rayhook.deploy.demo.run import serving
+from rayhook.inference import jobs
+from rayhook.inference.explain import pack_heat
+from rayhook.inference.study import KeyImage, Mark, StudyResult
 from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.image_study import image_handle, series_handle, study_handle
 from tests.doubles.dicom_files import dataset, encode, picture
 from tests.integration.hospital import free_url
-from tests.unit.smart_app.conftest import Clock, World, app_of, smart_service
+from tests.unit.smart_app.conftest import MODEL, Clock, World, app_of, smart_service, study_result
 
 ROOT = "1.2.826.0.1.3680043.8.498.77"
 PATIENT, STRANGER = "phantom-a", "phantom-b"
 COUNT = 6
+KEY = 3
 
 
 def pixels(number: int) -> NDArray[np.int16]:
@@ -90,6 +95,33 @@ def catalogue_in(folder: Path) -> Catalogue:
     )
 
 
+def rated_study(study: str) -> StudyResult:
+    series, uids = f"{study}.1", [f"{study}.1.{n}" for n in range(COUNT, 0, -1)]
+    probabilities = (0.02, 0.1, 0.31, 0.87, 0.62, 0.05)
+    marks = (Mark(20, 40, 0.9, 0.87, positive=True), Mark(30, 12, 0.4, None, positive=False))
+    heat = np.zeros((48, 64), np.float32)
+    heat[12:28, 30:50] = 0.9
+    whole = study_result(study)
+    images = tuple(
+        replace(
+            whole.instances[0],
+            sop_instance_uid=uid,
+            series_instance_uid=series,
+            marks=marks if n == KEY else (),
+        )
+        for n, uid in enumerate(uids)
+    )
+    grey = bytes(cv2.imencode(".png", np.full((48, 64), 60, np.uint8))[1])
+    return replace(
+        whole,
+        series_instance_uid=series,
+        instances=images,
+        slice_probabilities=probabilities,
+        slice_uids=tuple(uids),
+        key_image=KeyImage(uids[KEY], series, 48, 64, grey, grey, pack_heat(heat)),
+    )
+
+
 @dataclass
 class Imaging:
     """The running parts, and the addresses that a test asks for."""
@@ -112,6 +144,15 @@ class Imaging:
 
     def get(self, browser: httpx.Client, path: str) -> httpx.Response:
         return browser.get(f"{self.world.base_url}{path}")
+
+    def store_result(self, number: int = 1) -> str:
+        """A result over the study's six slices, the fourth being the key image, with heat and two points."""
+        reference = self.reference(number)
+        with self.deps.sessions() as session:
+            key = jobs.job_key(reference, [MODEL])
+            row, _ = jobs.enqueue(session, self.deps.keyring, reference, None, key=key, request_id="test")
+            session.commit()
+        return self.world.complete(row.id, rated_study(f"{ROOT}.{number}"))
 
     def reference(self, number: int = 1, **changes: object) -> Any:
         return replace(
