@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rayhook.smart_app.i18n import gettext as _
+from rayhook.smart_app.i18n import percent_text
+
 _WIDTH, _HEIGHT = 640, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 632, 8, 124
 _TICKS = (0.0, 0.5, 1.0)
@@ -48,16 +51,23 @@ def slice_chart(probabilities: Sequence[float], *, threshold: float, key_index: 
             _bar(index, p, step=step, above=p >= threshold, key=index == key_index)
             for index, p in enumerate(probabilities)
         ),
-        ticks=tuple(Tick(_y(value), f"{value:.0%}") for value in _TICKS),
+        ticks=tuple(Tick(_y(value), percent_text(value, 0)) for value in _TICKS),
         threshold_y=_y(threshold),
-        alternative=(
-            f"Calibrated probability of {len(probabilities)} slices: {above} at or above the threshold of "
-            f"{threshold:.0%}, the highest in the chart {max(probabilities):.0%}, "
-            f"the slice shown is number {key_index + 1}."
+        alternative=_(
+            "Calibrated probability of %(slices)s slices: %(above)s at or above the threshold of %(threshold)s, "
+            "the highest in the chart %(highest)s, the slice shown is number %(shown)s.",
+            slices=len(probabilities),
+            above=above,
+            threshold=percent_text(threshold, 0),
+            highest=percent_text(max(probabilities), 0),
+            shown=key_index + 1,
         ),
-        legend=(
-            f"{above} of {len(probabilities)} slices at or above the threshold (dashed). "
-            f"The outlined bar is slice {key_index + 1}, the one shown."
+        legend=_(
+            "%(above)s of %(slices)s slices at or above the threshold (dashed). "
+            "The outlined bar is slice %(shown)s, the one shown.",
+            above=above,
+            slices=len(probabilities),
+            shown=key_index + 1,
         ),
     )
 
@@ -75,5 +85,5 @@ def _bar(index: int, probability: float, *, step: float, above: bool, key: bool)
         height=round(_BOTTOM - top, 2),
         above=above,
         key=key,
-        label=f"Slice {index + 1}: {probability:.1%}",
+        label=_("Slice %(number)s: %(probability)s", number=index + 1, probability=percent_text(probability)),
     )

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rayhook.inference.study import AnalysisStatus, InstanceResult, Mark, StudyResult
+from rayhook.smart_app.i18n import gettext as _
+from rayhook.smart_app.i18n import ngettext
 from rayhook.smart_app.numbers import percent
 
 _SHOWN = 10
@@ -36,9 +38,9 @@ def mark_table(result: StudyResult) -> MarkTable | None:
     if not found:
         return None
     if len(found) > _SHOWN:
-        caption = f"The {_SHOWN} strongest of {len(found)} points rated"
+        caption = _("The %(shown)s strongest of %(count)s points rated", shown=_SHOWN, count=len(found))
     else:
-        caption = "The one point rated" if len(found) == 1 else f"All {len(found)} points rated"
+        caption = ngettext("The one point rated", "All %(count)s points rated", len(found), count=len(found))
     return MarkTable(tuple(_view(result, *one) for one in found[:_SHOWN]), caption)
 
 
@@ -57,10 +59,10 @@ def _strength(found: tuple[InstanceResult, Mark]) -> tuple[bool, float, float]:
 def _view(result: StudyResult, instance: InstanceResult, mark: Mark) -> MarkView:
     uid, uids = instance.sop_instance_uid, result.slice_uids
     if mark.probability is None:
-        probability, answer, tone = "no answer", "not rated", "neutral"
+        probability, answer, tone = _("no answer"), _("not rated"), "neutral"
     else:
         probability = percent(mark.probability)
-        answer = "above threshold" if mark.positive else "below threshold"
+        answer = _("above threshold") if mark.positive else _("below threshold")
         tone = "positive" if mark.positive else "negative"
     return MarkView(
         slice_number=str(uids.index(uid) + 1) if uid in uids else "",

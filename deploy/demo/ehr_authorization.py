@@ -97,7 +97,8 @@ class AuthorizationRequest:
 class AuthorizationServer:
     """`client_keys` reads the registered client's JWK Set; `key` signs id_tokens.
 
-    `takes_post` says so in the discovery document; the endpoint takes a POST in any case.
+    `takes_post` says so in the discovery document; the endpoint takes a POST in any case. `withheld` are scopes
+    that it does not grant, as some EHRs do not.
     """
 
     issuer: str
@@ -106,6 +107,7 @@ class AuthorizationServer:
     client_keys: Callable[[], KeySet]
     clock: Callable[[], float] = time.time
     takes_post: bool = False
+    withheld: frozenset[str] = frozenset()
     tokens: TokenStore = field(init=False)
     clients: ClientAuthenticator = field(default_factory=ClientAuthenticator)
     _launches: dict[str, LaunchContext] = field(default_factory=dict)
@@ -217,7 +219,7 @@ class AuthorizationServer:
         if request.aud != self.issuer:
             raise OAuthError("invalid_request", "aud must be this FHIR server")
         launch = self._launch(request)
-        offered = {*LOGIN_SCOPES, *CONTEXT_SCOPES, *READ_SCOPES}
+        offered = {*LOGIN_SCOPES, *CONTEXT_SCOPES, *READ_SCOPES} - self.withheld
         granted = " ".join(scope for scope in request.scope.split() if scope in offered)
         code = secrets.token_urlsafe(32)
         with self._lock:

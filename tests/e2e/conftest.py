@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from rayhook.deploy.demo.catalogue import Catalogue, build_catalogue
-from rayhook.deploy.demo.run import DemoAddresses, demo_peers, rayhook_process, wait_until_ready
+from rayhook.deploy.demo.run import DemoAddresses, DemoPeers, demo_peers, rayhook_process, wait_until_ready
 from tests.conftest import absent
 
 CHROMIUM = os.environ.get("CHROMIUM", shutil.which("chromium") or "")
@@ -29,6 +29,7 @@ class Demo:
     addresses: DemoAddresses
     catalogue: Catalogue
     data_dir: Path
+    peers: DemoPeers
 
     def patient(self, *, phantom: bool, containing: str = "") -> str:
         return next(
@@ -58,9 +59,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory, mri_lgg: Path) -> Iterator[De
     data_dir = tmp_path_factory.mktemp("demo")
     addresses = DemoAddresses.from_port(_free_ports())
     catalogue = build_catalogue(data_dir / "pacs", mri_lgg)
-    with demo_peers(catalogue, addresses, data_dir), rayhook_process(addresses, data_dir) as process:
+    with (
+        demo_peers(catalogue, addresses, data_dir) as peers,
+        rayhook_process(addresses, data_dir) as process,
+    ):
         wait_until_ready(addresses.rayhook, process)
-        yield Demo(addresses, catalogue, data_dir)
+        yield Demo(addresses, catalogue, data_dir, peers)
 
 
 @pytest.fixture(scope="session")

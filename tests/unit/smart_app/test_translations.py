@@ -62,3 +62,17 @@ def test_translations_keep_the_placeholders(translated):
 
 def test_every_locale_folder_is_a_language_served():
     assert sorted(folder.name for folder in LOCALES.iterdir()) == TARGETS
+
+
+# Names are the same in every language.
+UNTRANSLATED = re.compile(r"Rayhook|SHA-256|MRN|UTC|Rayhook's")
+TEMPLATES = sorted((ROOT / "smart_app" / "templates").glob("*.html"))
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)
+def test_template_has_no_text_of_its_own(template):
+    text = re.sub(r"\{% trans.*?\{% endtrans %\}", " ", template.read_text(), flags=re.DOTALL)
+    text = re.sub(r"\{#.*?#\}|\{\{.*?\}\}|\{%.*?%\}", " ", text, flags=re.DOTALL)
+    attributes = re.findall(r'\s(?:aria-label|alt|title|placeholder)="([^"]*)"', text)
+    words = re.sub(r"<[^>]*>", " ", text) + " ".join(attributes)
+    assert re.findall(r"[A-Za-z]{2,}", UNTRANSLATED.sub("", words)) == []
