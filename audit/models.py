@@ -19,6 +19,7 @@ class AuditEventRow(SQLModel, table=True):
         Index("ix_audit_event_client_time", "client_id", "recorded_at", "seq"),
         Index("ix_audit_event_kind_time", "kind", "recorded_at", "seq"),
         Index("ix_audit_event_outcome_time", "outcome", "recorded_at", "seq"),
+        Index("ix_audit_event_hash", "hash"),
         Index("ix_audit_event_time", "recorded_at", "seq"),
         Index("ix_audit_event_patient_time", "patient_index", "recorded_at", "seq"),
     )

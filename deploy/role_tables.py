@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from rayhook.auth.registry import EHRRegistry
 from rayhook.auth.roles import PERMISSIONS, Permission, Role
 from rayhook.deploy.app import Service, build_service, mount
+from rayhook.deploy.middleware import RequestContext
 from rayhook.deploy.problems import install_problem_handlers
 from rayhook.deploy.settings import Environment, Settings
 from rayhook.smart_app.role_texts import PERMISSION_TEXTS, ROLE_NAMES
@@ -17,10 +18,13 @@ from rayhook.smart_app.routes_access import RouteAccess, route_accesses
 
 
 @contextmanager
-def bare_app(folder: Path, registry: EHRRegistry) -> Iterator[tuple[FastAPI, Service]]:
+def bare_app(
+    folder: Path, registry: EHRRegistry, *, public_base_url: str = "http://127.0.0.1:8000"
+) -> Iterator[tuple[FastAPI, Service]]:
     """Yield the whole web application over an empty installation in `folder`, with no model running."""
-    settings = Settings(environment=Environment.DEVELOPMENT, data_dir=folder)
+    settings = Settings(environment=Environment.DEVELOPMENT, data_dir=folder, public_base_url=public_base_url)
     app = FastAPI(docs_url=None, redoc_url=None)
+    app.add_middleware(RequestContext, https=False)
     install_problem_handlers(app)
     with build_service(settings, registry, installed=(), running=()) as service:
         mount(app, service)

@@ -122,10 +122,12 @@ class AuditViews:
     def read(self, reader: AuditReader, event_id: str) -> dict[str, Any]:
         with self._deps.sessions() as session:
             record = self._find(session, event_id)
-            if record is None or (reader.ehr is not None and record.ehr_id != reader.ehr.id):
-                raise NotFound("AuditEvent: no resource has this id")
-            self._record(session, reader, query=f"AuditEvent/{event_id}", shown=1)
+            if record is not None and reader.ehr is not None and record.ehr_id != reader.ehr.id:
+                record = None
+            self._record(session, reader, query=f"AuditEvent/{event_id}", shown=0 if record is None else 1)
             session.commit()
+        if record is None:
+            raise NotFound("AuditEvent: no resource has this id")
         return audit_event(record, self._observer)
 
     def _find(self, session: Session, event_id: str) -> AuditRecord | None:

@@ -40,6 +40,7 @@ def _widen_event() -> None:
         op.drop_index(f"ix_audit_event_{column}", "audit_event")
     for name, column in _SEARCHED.items():
         op.create_index(f"ix_audit_event_{name}_time", "audit_event", [column, "recorded_at", "seq"])
+    op.create_index("ix_audit_event_hash", "audit_event", ["hash"])
     op.create_index("ix_audit_event_time", "audit_event", ["recorded_at", "seq"])
 
 

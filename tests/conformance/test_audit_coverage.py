@@ -1,0 +1,114 @@
+"""No patient's data without its event: every route of the running application, counted against the log."""
+
+import uuid
+from contextlib import contextmanager
+
+import httpx
+from sqlalchemy import text
+
+from rayhook.audit.review import AuditSearch, search
+from rayhook.auth.roles import PERMISSIONS, Permission, Role
+from rayhook.smart_app.window import HEADER
+from tests.conformance.test_access_matrix import PATIENT, PUBLIC_BASE_URL, world  # noqa: F401 - a fixture
+
+# What these permissions open holds nothing of a patient: every other one does, until somebody says otherwise here.
+_WITHOUT_PATIENTS = frozenset(
+    {
+        Permission.AUTH_ACCOUNT_MANAGE,
+        Permission.AUTH_ROLE_READ,
+        Permission.DEPLOY_SETTINGS_READ,
+        Permission.INFERENCE_MODEL_READ,
+    }
+)
+_UNREAD = frozenset({400, 413, 415, 422})
+_CANARIES = ("HEAD-CANARY", PATIENT, "Practitioner/1")
+
+
+def session_for(world, route):  # noqa: F811
+    """Return the cookies of somebody whom the route lets in."""
+    role = next(role for role in Role if route.permission in PERMISSIONS[role])
+    return world.staff_session(role) if route.kind == "Staffing" else world.smart_session(role)
+
+
+def ask(world, route, cookies) -> tuple[httpx.Response, str]:  # noqa: F811
+    request_id = uuid.uuid4().hex
+    headers = {
+        "Origin": PUBLIC_BASE_URL,
+        HEADER: "mark",
+        "X-Request-Id": request_id,
+        "Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items()),
+    }
+    return httpx.request(route.method, world.url(route.path), headers=headers, timeout=20), request_id
+
+
+def events_of(world, request_id):  # noqa: F811
+    with world.service.database.reading() as session:
+        return search(session, world.service.keyring, AuditSearch(request_id=request_id), limit=20).records
+
+
+def patient_routes(world):  # noqa: F811
+    return [one for one in world.routes if one.permission and one.permission not in _WITHOUT_PATIENTS]
+
+
+@contextmanager
+def full_audit(world):  # noqa: F811
+    """A log that takes nothing, as on a full disk; everything else works."""
+    statements = (
+        "CREATE TRIGGER audit_full BEFORE INSERT ON audit_event BEGIN SELECT RAISE(ABORT, 'disk full'); END",
+        "DROP TRIGGER audit_full",
+    )
+    for number, statement in enumerate(statements):
+        with world.service.database.sessions() as session:
+            session.execute(text(statement))
+            session.commit()
+        if number == 0:
+            try:
+                yield
+            except BaseException:
+                with world.service.database.sessions() as session:
+                    session.execute(text(statements[1]))
+                    session.commit()
+                raise
+
+
+def test_there_are_routes_to_count(world):  # noqa: F811
+    assert len(patient_routes(world)) > 20
+
+
+def test_every_route_of_a_patient_leaves_its_event(world):  # noqa: F811
+    """100 %: a route that lets somebody in, or finds nothing, says so in the log under the request's id."""
+    silent = []
+    for route in patient_routes(world):
+        response, request_id = ask(world, route, session_for(world, route))
+        assert response.status_code != 500
+        # A request that could not even be read asked nothing of anybody's data.
+        if not events_of(world, request_id) and response.status_code not in _UNREAD:
+            silent.append(f"{route.method} {route.path}: {response.status_code}")
+    assert silent == []
+
+
+def test_an_event_knows_who_asked_and_from_where(world):  # noqa: F811
+    [route] = [one for one in world.routes if (one.method, one.path) == ("GET", "/results/{result_id}")]
+    _, request_id = ask(world, route, session_for(world, route))
+    viewed = [event for event in events_of(world, request_id) if event.patient_id == PATIENT]
+    assert {(event.agent, event.context["client_address"]) for event in viewed} == {
+        ("Practitioner/1", "127.0.0.1")
+    }
+
+
+def test_without_the_log_no_patients_data_leaves(world):  # noqa: F811
+    """Fail closed: where the event cannot be written, every such route answers 503, and with nothing of a patient."""
+    sessions = {
+        route: session_for(world, route) for route in patient_routes(world) if route.kind != "Staffing"
+    }
+    leaking, open_ = [], []
+    with full_audit(world):
+        for route, cookies in sessions.items():
+            response, _ = ask(world, route, cookies)
+            name = f"{route.method} {route.path}: {response.status_code}"
+            if any(canary in response.text for canary in _CANARIES):
+                leaking.append(name)
+            if response.status_code < 400 or response.status_code == 500:
+                open_.append(name)
+        assert httpx.get(f"{world.base_url}/health/live").status_code == 200
+    assert (leaking, open_) == ([], [])
