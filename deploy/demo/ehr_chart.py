@@ -23,6 +23,7 @@ class PatientRow:
 
 @dataclass(frozen=True, slots=True)
 class StudyRow:
+    id: str
     description: str
     modality: str
     started: str
@@ -75,6 +76,7 @@ def patient_row(store: ResourceStore, patient: Resource) -> PatientRow:
         mrn=patient["identifier"][0]["value"],
         studies=tuple(
             StudyRow(
+                id=study["id"],
                 description=study.get("description", ""),
                 modality=study["modality"][0]["code"],
                 started=_day(study.get("started", "")),

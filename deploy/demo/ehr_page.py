@@ -115,7 +115,13 @@ class ChartPages:
     def chart(self, patient_id: str, user_id: User) -> Response:
         orders = order_rows(self.store, patient_id)
         patient = self._patient(patient_id)
-        return self.pages.render("chart.html", patient=patient, orders=orders, user_id=user_id)
+        return self.pages.render(
+            "chart.html",
+            patient=patient,
+            orders=orders,
+            user_id=user_id,
+            app_url=f"{self.client.cds_base_url}/smart/launch",
+        )
 
     def change_user(self, user: str) -> Response:
         """The demo's sign-in: one says who one is."""

@@ -16,7 +16,7 @@ def test_list_says_what_the_records_are(ehr):
 
 def test_chart_shows_studies_and_orders(ehr):
     page = ehr.browser.get("/patients/one").text
-    assert page.count("MR head FLAIR (phantom)") == 4
+    assert page.count(" MR head FLAIR (phantom)</td>") + page.count("<td>MR head FLAIR (phantom)") == 4
 
 
 def test_unknown_patient_is_a_page(ehr):
@@ -93,3 +93,16 @@ def test_registry_file_is_accepted_in_development(tmp_path):
     ehr = load_registry(path, development=True).by_fhir_base("http://127.0.0.1:8101/fhir")
     assert ehr is not None
     assert ehr.dicomweb_origins == ("http://127.0.0.1:8102",)
+
+
+def test_chart_opens_the_app_from_a_study(ehr):
+    page = ehr.browser.get("/patients/one").text
+    address = page.partition('href="/patients/one/app?url=')[2].partition('"')[0]
+    assert address.startswith("http%3A//127.0.0.1%3A8100/smart/launch&amp;study=")
+
+
+def test_launch_from_a_study_names_it(ehr):
+    params = {"url": "http://127.0.0.1:8100/smart/launch", "study": "study-1"}
+    place = ehr.browser.get("/patients/one/launch", params=params).headers["location"]
+    handle = parse_qs(urlsplit(place).query)["launch"][0]
+    assert ehr.demo.authorization._launches[handle].study_id == "study-1"
