@@ -248,3 +248,23 @@ def test_private_origins_are_those_that_say_so(path: Path) -> None:
 def test_a_token_of_the_ehr_never_goes_to_its_key_server(path: Path) -> None:
     ehr = load(path, NORTH).ehrs[0]
     assert not ehr.fhir_origins & ehr.jwks_origins
+
+
+def test_results_are_written_as_no_dicom_objects_unless_asked_for(path: Path) -> None:
+    assert load(path, NORTH).ehrs[0].dicom_results == ()
+
+
+def test_dicom_objects_may_be_stored_elsewhere(path: Path) -> None:
+    archive = "https://archive.north.example/dicom-web"
+    (ehr,) = load(path, changed(dicom_results=["sr", "sr", "secondary_capture"], stow_url=archive)).ehrs
+    assert (ehr.dicom_results, ehr.stow_url) == (("sr", "secondary_capture"), archive)
+    assert "https://archive.north.example" in ehr.stow_origins & ehr.allowed_origins
+    assert "https://archive.north.example" not in ehr.image_origins
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dicom_results": ["seg"]}, {"stow_url": "https://archive.north.example/dicom-web/"}]
+)
+def test_a_kind_or_an_address_that_is_none_is_refused(path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        load(path, changed(**changes))
