@@ -258,14 +258,9 @@ class SignedReport:
 
     @staticmethod
     def _notes(answer: FindingAnswer, sentence: str, beside: Sequence[str]) -> Iterator[Resource]:
-        at = _instant(answer.at)
-        yield {"authorString": answer.by.name or answer.by.fhir_user, "time": at, "text": sentence}
-        if answer.draft.comment:
-            yield {
-                "authorString": answer.by.name or answer.by.fhir_user,
-                "time": at,
-                "text": answer.draft.comment,
-            }
+        """Yield what was answered, in sentences that name who did, then the model's cautions."""
+        for text in filter(None, (sentence, answer.draft.comment)):
+            yield {"time": _instant(answer.at), "text": text}
         yield from ({"text": caution} for caution in beside)
 
 

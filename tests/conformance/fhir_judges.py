@@ -25,6 +25,9 @@ _EXPECTED_WARNINGS = {
     # R4 4.0.1 is older than AIAST; the AI Transparency guide asks for it in these places.
     ("terminology.extensible", "'AIAST'"),
     ("profile.element.binding.extensible", "'AIAST'"),
+    # A descendant of v3-ObservationValue#_SecurityObservationValue: pyrofile does not expand that filter.
+    ("terminology.extensible", "'CLINAST'"),
+    ("profile.element.binding.extensible", "'CLINAST'"),
     # A child of v3-ActReason#PurposeOfUse: pyrofile does not expand that value set's filter.
     ("terminology.extensible", "'TREAT'"),
     ("profile.element.binding.extensible", "'TREAT'"),
