@@ -145,7 +145,13 @@ class ResourceViews:
     ) -> list[Served]:
         deps, user = self._deps, caller.user
         with deps.sessions() as session:
-            resources = load_resources(session, deps.keyring, user.ehr.id, caller.patient_id)
+            resources = load_resources(
+                session,
+                deps.keyring,
+                user.ehr.id,
+                caller.patient_id,
+                organization=deps.organization or "Rayhook",
+            )
             found = list(find(resources))
             deps.audit.record(
                 session,

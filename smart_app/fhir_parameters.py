@@ -77,6 +77,16 @@ PARAMETERS: Final[Mapping[str, Mapping[str, Parameter]]] = {
         "issued": _date("issued"),
         "result": _reference("result", "Observation"),
     },
+    "DocumentReference": {
+        **_OF_PATIENT,
+        "category": _token("category"),
+        "contenttype": _token("content.attachment.contentType"),
+        "date": _date("date"),
+        "format": _token("content.format"),
+        "related": _reference("context.related", "ImagingStudy"),
+        "status": _token("status"),
+        "type": _token("type"),
+    },
     "ImagingStudy": {
         **_OF_PATIENT,
         "basedon": _reference("basedOn", "ServiceRequest"),

@@ -18,6 +18,8 @@ from rayhook.auth.keys import Keyring
 from rayhook.fhir import codes
 from rayhook.fhir.codes import ImagingStudyStatus
 from rayhook.fhir.references import DICOM_UID_SYSTEM, oid_uri
+from rayhook.inference.dicom_links import build_links
+from rayhook.inference.dicom_table import StoreState, load_objects
 from rayhook.inference.jobs import StoredJob, StoredResult, jobs_for_patient, results_for_patient
 from rayhook.inference.signature import Signature, load_acts, load_signatures
 from rayhook.inference.study import StudyReference
@@ -70,13 +72,30 @@ class PatientResources:
         return next((one for one in every if str(one.version) == version), None)
 
 
-def load_resources(session: Session, keyring: Keyring, ehr_id: str, patient_id: str) -> PatientResources:
-    """Read what is known of the patient: results with their signatures, and studies with or without any."""
+def load_resources(
+    session: Session, keyring: Keyring, ehr_id: str, patient_id: str, *, organization: str
+) -> PatientResources:
+    """Read what is known of the patient: results, what was signed, DICOM objects, studies with or without results."""
     results = results_for_patient(session, keyring, ehr_id, patient_id)
     signed = {result_id for result_id, _, _ in load_acts(session, keyring, ehr_id, patient_id)}
     signatures = {one: load_signatures(session, keyring, one) for one in signed}
     jobs = jobs_for_patient(session, keyring, ehr_id, patient_id)
-    return PatientResources(_served(results, signatures, jobs))
+    links = [
+        link for result in results for link in _links(session, keyring, result, organization=organization)
+    ]
+    return PatientResources([*_served(results, signatures, jobs), *links])
+
+
+def _links(
+    session: Session, keyring: Keyring, result: StoredResult, *, organization: str
+) -> Iterator[Served]:
+    """Yield a DocumentReference for each DICOM object that the PACS has."""
+    stored = [one for one in load_objects(session, keyring, result.id) if one.state is StoreState.STORED]
+    objects = [(one.kind, one.names) for one in stored]
+    links = build_links(result.reference, result.result, objects, organization=organization)
+    for link, one in zip(links, stored, strict=True):
+        told = told_from_here(link, frozenset(), result.reference.fhir_base_url)
+        yield Served(_stamped(told, 1, one.updated_at), 1, one.updated_at)
 
 
 def _served(

@@ -369,6 +369,8 @@ def world(running: World) -> Iterator[World]:
     running.own_tokens.clear()
     with running.database.engine.begin() as connection:
         for table in (
+            "dicom_result",
+            "dicom_source",
             "finding_answer",
             "report_signature",
             "analysis_result",

@@ -11,6 +11,8 @@ from rayhook.deploy.demo.ehr_tokens import Grant
 from rayhook.fhir.codes import DiagnosticReportStatus
 from rayhook.fhir.errors import InvalidRequest
 from rayhook.inference.answers import Person
+from rayhook.inference.dicom_table import ObjectNames, StoreState, begin, end
+from rayhook.inference.dicom_uid import ObjectKind
 from rayhook.inference.jobs import load_result
 from rayhook.inference.signature import Act, SignAct, add_signature
 from rayhook.smart_app.fhir_api import describe_server
@@ -99,6 +101,18 @@ CASES = {
         ("subject:Patient", "phantom-a", None),
         ("_lastUpdated", "gt2020-01-01", "lt2020-01-01"),
     ],
+    "DocumentReference": [
+        ("category", "LP29684-5", "RAD"),
+        ("contenttype", "application/dicom", "text/html"),
+        ("date", "2026-05-01", "2025"),
+        ("format", "urn:oid:1.2.840.10008.5.1.4.1.1.88.34", "urn:oid:1.2.840.10008.5.1.4.1.1.7"),
+        ("identifier", "urn:rayhook:result|", "urn:other|"),
+        ("patient", "phantom-a", None),
+        ("related", "ImagingStudy/study-1", "ImagingStudy/study-2"),
+        ("status", "current", "superseded"),
+        ("subject", "phantom-a", None),
+        ("type", "http://loinc.org|18748-4", "http://loinc.org|1"),
+    ],
     "ImagingStudy": [
         ("basedon", "order-1", "order-2"),
         ("identifier", "urn:dicom:uid|urn:oid:1.2.3.9", "urn:dicom:uid|urn:oid:1.2.3.8"),
@@ -135,12 +149,24 @@ CASES = {
 FLAT = [(kind, *case) for kind, cases in CASES.items() for case in cases]
 
 
+def link_object(world, result_id):
+    """Store what the PACS would have: one structured report of the result."""
+    names = ObjectNames(
+        "1.2.840.10008.5.1.4.1.1.88.34", "1.2.9.1", "1.2.9", "1.2.3.9", "http://127.0.0.1:9/dicom-web"
+    )
+    with world.database.sessions() as session:
+        rows = begin(session, world.keyring, result_id, [(ObjectKind.SR.value, names)], ehr_id="demo-ehr")
+        for row_id in rows.values():
+            end(session, row_id, StoreState.STORED, None)
+        session.commit()
+
+
 class TestParameters:
     """Every search parameter finds what has it, and does not find what has not."""
 
     @pytest.fixture(autouse=True)
     def stored(self, world):
-        world.store("phantom-a")
+        link_object(world, world.store("phantom-a"))
 
     @pytest.mark.parametrize(("kind", "name", "value", "other"), FLAT)
     def test_it_finds(self, ask, kind, name, value, other):
