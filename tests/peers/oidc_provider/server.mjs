@@ -1,5 +1,6 @@
 // oidc-provider as a strict SMART authorization server, and as little FHIR behind it as the app needs to open.
-// Its one argument is a JSON object: port, clientId, redirectUri, jwksUri, algorithm, format ("opaque" or "jwt").
+// Its one argument is a JSON object: port, clientId, redirectUri, jwksUri, algorithm, format ("opaque" or "jwt"),
+// and where a test wants them, withheld (scopes that are not granted) and authorizePost.
 import { createServer } from "node:http";
 import { generateKeyPairSync } from "node:crypto";
 import Provider from "oidc-provider";
@@ -115,7 +116,8 @@ const configuration = {
   code_challenge_methods_supported: ["S256"],
   authorization_response_iss_parameter_supported: true,
   capabilities: ["launch-ehr", "launch-standalone", "client-confidential-asymmetric", "sso-openid-connect",
-    "context-ehr-patient", "context-standalone-patient", "permission-patient", "permission-v2", "permission-online"],
+    "context-ehr-patient", "context-standalone-patient", "permission-patient", "permission-v2", "permission-online",
+    ...(options.authorizePost ? ["authorize-post"] : [])],
 };
 
 function answer(response, status, body) {
@@ -158,11 +160,19 @@ for (const event of ["authorization.error", "grant.error", "introspection.error"
   provider.on(event, (ctx, error) => console.log(event, error.message, error.error_description ?? "", error.error_detail ?? "", error.cause ?? ""));
 }
 
+// authorize-post: oidc-provider takes a POST only with cookies that need https; the form becomes an address here.
+async function authorizeByPost(request, response) {
+  let form = "";
+  for await (const chunk of request) form += chunk;
+  response.writeHead(303, { Location: `/auth?${form}` }).end();
+}
+
 const oidc = provider.callback();
 createServer((request, response) => {
   const path = new URL(request.url, origin).pathname;
   const failed = (error) => answer(response, 500, { error: String(error) });
   if (path.startsWith("/fhir")) serveFHIR(request, response, path.slice("/fhir".length)).catch(failed);
   else if (path.startsWith("/interaction/")) interact(request, response).catch(failed);
+  else if (path === "/auth" && request.method === "POST") authorizeByPost(request, response).catch(failed);
   else oidc(request, response);
 }).listen(options.port, "127.0.0.1", () => console.log("ready"));
