@@ -5,7 +5,9 @@ import importlib
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -43,6 +45,7 @@ from rayhook.inference.job_table import Authorization
 from rayhook.inference.pipeline import Pipeline
 from rayhook.inference.queue import AnalysisQueue
 from rayhook.inference.registry import Manifest, ModelPackage, load_models, select_models
+from rayhook.inference.results import StoredResult
 from rayhook.inference.sign_off_queue import SignOffQueue
 from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.router import build_router as smart_router
@@ -171,6 +174,7 @@ def build_service(
             backend=tokens,
             lease_s=settings.job_lease_s,
         )
+        couriers = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="dicom-objects"))
         sign_off = SignOffQueue(
             registry=registry,
             sessions=database.sessions,
@@ -178,7 +182,7 @@ def build_service(
             audit=audit,
             transport=transport,
             backend=partial(_own_token, tokens),
-            on_written=pipeline.store_signed,
+            on_written=partial(_store_beside, couriers, pipeline),
         )
         yield Service(
             settings=settings,
@@ -297,6 +301,20 @@ def _own_token(tokens: BackendTokens, ehr: EHR) -> Authorization | None:
         return None
     token = tokens.token(ehr)
     return Authorization(token.access_token, str(token.scopes), token.expires_at)
+
+
+def _store_beside(
+    couriers: ThreadPoolExecutor, pipeline: Pipeline, stored: StoredResult, authorization: Authorization
+) -> None:
+    """Bring a signed report to the PACS while its signer goes on reading: the PACS may take a minute."""
+
+    def store() -> None:
+        try:
+            pipeline.store_signed(stored, authorization)
+        except RayhookError:
+            log.exception("signed_object_not_stored")
+
+    couriers.submit(copy_context().run, store)
 
 
 def _deliver_until(service: Service, stopping: threading.Event) -> None:
