@@ -219,9 +219,8 @@ def _stored(_data: bytes, receive: Callable[[], _Answer]) -> StoredInstance:
         raise ValueError("the reply is of no type that was agreed")
     if len(description.scales) != attributes.number_of_frames:
         raise ValueError("the reply does not have one scale a frame")
-    shape = (attributes.number_of_frames, attributes.rows, attributes.columns)
-    if description.samples > 1:
-        shape = (*shape, description.samples)
+    samples = () if description.samples == 1 else (description.samples,)
+    shape = (attributes.number_of_frames, attributes.rows, attributes.columns, *samples)
     count = int(np.prod(shape, dtype=np.int64))
     dtype = np.dtype(description.dtype).newbyteorder("<")
     pixels = np.frombuffer(mapped, dtype, count)  # type: ignore[call-overload]

@@ -173,7 +173,8 @@ def _place(frame: ImageFrame) -> tuple[float, ...]:
 def _are_parallel(frames: list[ImageFrame]) -> bool:
     if any(frame.slice_location_mm is None for frame in frames):
         return False
-    return np.ptp([frame.orientation for frame in frames], axis=0).max() < _SAME_DIRECTION  # type: ignore[no-any-return, type-var]
+    orientations = np.array([frame.orientation for frame in frames], np.float64)
+    return bool(np.ptp(orientations, axis=0).max() < _SAME_DIRECTION)
 
 
 def _frames(one: JSONAttributes) -> Iterator[ImageFrame]:
