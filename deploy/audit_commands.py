@@ -17,6 +17,7 @@ from rayhook.audit.export import ExportFormat
 if TYPE_CHECKING:
     from rayhook.audit.report import ChainReport
     from rayhook.deploy.audit_desk import AuditDesk
+    from rayhook.deploy.settings import StorageSettings
 
 app = typer.Typer(no_args_is_help=True, help="Verify, prove, read, export and keep the audit trail.")
 hold = typer.Typer(no_args_is_help=True, help="Legal holds: what they name is not purged.")
@@ -59,8 +60,14 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Check the whole audit trail. Exit status 1 if anything was changed, removed, added, reordered or rewritten."""
-    with _desk(data_dir) as desk:
-        report = desk.verify(public_key, anchor=anchor, checkpoints=checkpoint or ())
+    settings = _settings(data_dir)
+    if public_key is not None and not settings.keyring_path.exists():
+        from rayhook.deploy.audit_desk import verify_elsewhere
+
+        report = verify_elsewhere(settings, public_key, anchor=anchor, checkpoints=checkpoint or ())
+    else:
+        with _desk(data_dir) as desk:
+            report = desk.verify(public_key, anchor=anchor, checkpoints=checkpoint or ())
     if as_json:
         sys.stdout.write(json.dumps(report.as_json()) + "\n")
     else:
@@ -208,11 +215,8 @@ def purge(
 @app.command("rotate-key")
 def rotate_key(data_dir: DataDir = None) -> None:
     """Let a new key sign checkpoints; the old one vouches for it. Start the service again afterwards."""
-    from rayhook.deploy.settings import StorageSettings
-
-    settings = StorageSettings() if data_dir is None else StorageSettings(data_dir=data_dir)
     with _desk(data_dir) as desk:
-        desk.rotate_key(settings.keyring_path)
+        desk.rotate_key(_settings(data_dir).keyring_path)
     out.print("the new key signs from the service's next start on; the old public key still verifies the log")
 
 
@@ -256,13 +260,18 @@ def hold_list(data_dir: DataDir = None) -> None:
     out.print(table)
 
 
+def _settings(data_dir: Path | None) -> "StorageSettings":
+    from rayhook.deploy.settings import StorageSettings
+
+    return StorageSettings() if data_dir is None else StorageSettings(data_dir=data_dir)
+
+
 @contextmanager
 def _desk(data_dir: Path | None) -> Iterator["AuditDesk"]:
     from rayhook.deploy.audit_desk import AuditDesk
     from rayhook.deploy.maintenance import Installation
-    from rayhook.deploy.settings import StorageSettings
 
-    settings = StorageSettings() if data_dir is None else StorageSettings(data_dir=data_dir)
+    settings = _settings(data_dir)
     with Installation.opened(settings) as installation:
         yield AuditDesk(installation, settings.retention_policy)
 

@@ -20,7 +20,9 @@ from rayhook.audit.report import ChainReport
 from rayhook.audit.retention import Hold, HoldSubject, PurgePlan, Retention, RetentionPolicy
 from rayhook.audit.review import AuditRecord, AuditSearch, recent, timestamp, walk
 from rayhook.auth.keys import rotate_audit_key
+from rayhook.deploy.database import create_database, parse_url
 from rayhook.deploy.maintenance import Installation
+from rayhook.deploy.settings import StorageSettings
 from rayhook.fhir.errors import InvalidRequest, NotFound
 
 AGENT = "rayhook command line"
@@ -147,6 +149,25 @@ class AuditDesk:
         with self.installation.database.sessions() as session:
             self.installation.audit.record(session, entry)
             session.commit()
+
+
+def verify_elsewhere(
+    settings: StorageSettings, public_key: Path, *, anchor: Path | None, checkpoints: Iterable[Path]
+) -> ChainReport:
+    """Verify a copy of the database where there is no keyring: with the pinned key alone, and without a trace.
+
+    Raises InvalidRequest where there is no such database.
+    """
+    url = parse_url(settings.resolved_database_url)
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+        raise InvalidRequest("there is no database to verify", code="no_installation")
+    held = [checkpoint for path in checkpoints for checkpoint in read_checkpoints(path)]
+    database = create_database(settings.resolved_database_url)
+    try:
+        with database.reading() as session:
+            return verify(session, read_public_key(public_key), anchor or settings.anchor_path, held=held)
+    finally:
+        database.close()
 
 
 def observer(address: str, fhir_bases: Mapping[str, str] | None = None) -> Observer:

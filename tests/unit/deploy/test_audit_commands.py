@@ -80,6 +80,14 @@ def test_untouched_log_is_intact(folder, public_key):
     assert (report["intact"], report["size"], report["sealed_size"]) == (True, 5, 5)
 
 
+def test_copy_is_verified_where_there_is_no_keyring(folder, public_key):
+    (folder / "keyring.json").rename(folder / "elsewhere.json")
+    assert json.loads(call("verify", "--public-key", public_key, "--json"))["intact"]
+    tamper(folder, "UPDATE audit_event SET outcome = 8 WHERE seq = 3")
+    report = json.loads(call("verify", "--public-key", public_key, "--json", status=1))
+    assert report["sequence_numbers"]["changed"] == [[3, 3]]
+
+
 def test_changed_event_is_named(folder):
     tamper(folder, "UPDATE audit_event SET outcome = 8 WHERE seq = 3")
     report = json.loads(call("verify", "--json", status=1))
