@@ -3,7 +3,7 @@
 Spec: SMART App Launch 2.2.0, "Scopes for requesting identity data" (`fhirUser`); IHE RBAC
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -31,14 +31,18 @@ class RoleRule:
     practitioner_role: str | None = None
 
     def holds(self, person: "EHRPerson") -> bool:
-        conditions = (
-            (self.fhir_user_type, lambda: person.type == self.fhir_user_type),
-            (self.fhir_user, lambda: person.fhir_user == self.fhir_user),
-            (self.claim, lambda: self.value in person.claim(self.claim)),
-            (self.practitioner_role, lambda: self.practitioner_role in person.practitioner_roles),
-        )
-        asked = [holds for named, holds in conditions if named]
-        return bool(asked) and all(holds() for holds in asked)
+        answers = list(self._answers(person))
+        return bool(answers) and all(answers)
+
+    def _answers(self, person: "EHRPerson") -> Iterator[bool]:
+        if self.fhir_user_type is not None:
+            yield person.type == self.fhir_user_type
+        if self.fhir_user is not None:
+            yield person.fhir_user == self.fhir_user
+        if self.claim:
+            yield self.value in person.claim(self.claim)
+        if self.practitioner_role is not None:
+            yield self.practitioner_role in person.practitioner_roles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

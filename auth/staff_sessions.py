@@ -67,10 +67,13 @@ class StaffMember:
 
 def open_account_session(session: Session, account_id: str, *, clock: Clock = time.time) -> str:
     """Return the new session's id, of which only the hash is kept; sessions that ended are erased."""
+    session_id, row = _new(session, clock())
+    row.account_id = account_id
     account = session.get(StaffAccountRow, account_id)
     if account is not None:
         account.signed_in_at = clock()
-    return _add(session, clock(), lambda _: {"account_id": account_id})
+    session.flush()
+    return session_id
 
 
 def open_provider_session(
@@ -84,17 +87,13 @@ def open_provider_session(
     proved_at: float,
     clock: Clock = time.time,
 ) -> str:
-    return _add(
-        session,
-        clock(),
-        lambda key: {
-            "proved_at": proved_at,
-            "provider": provider,
-            "agent": _seal(keyring, "agent", key, agent),
-            "name": _seal(keyring, "name", key, name),
-            "roles": written_roles(frozenset(roles) & STAFF_ROLES),
-        },
-    )
+    session_id, row = _new(session, clock())
+    row.provider, row.proved_at = provider, proved_at
+    row.agent = _seal(keyring, "agent", row.id_hash, agent)
+    row.name = _seal(keyring, "name", row.id_hash, name)
+    row.roles = written_roles(frozenset(roles) & STAFF_ROLES)
+    session.flush()
+    return session_id
 
 
 def find_staff_session(
@@ -138,17 +137,17 @@ def close_sessions_of(session: Session, account_id: str) -> int:
     return session.exec(delete(StaffSessionRow).where(col(StaffSessionRow.account_id) == account_id)).rowcount
 
 
-def _add(session: Session, now: float, columns: Callable[[str], dict[str, object]]) -> str:
+def _new(session: Session, now: float) -> tuple[str, StaffSessionRow]:
     ended = or_(
         col(StaffSessionRow.expires_at) <= now, col(StaffSessionRow.last_used_at) <= now - SESSION_IDLE_S
     )
     session.exec(delete(StaffSessionRow).where(ended))
     session_id = secrets.token_urlsafe(32)
-    key = _hash(session_id)
-    times = {"proved_at": now, "expires_at": now + SESSION_LIFE_S, "last_used_at": now}
-    session.add(StaffSessionRow(id_hash=key, **(times | columns(key))))
-    session.flush()
-    return session_id
+    row = StaffSessionRow(
+        id_hash=_hash(session_id), proved_at=now, expires_at=now + SESSION_LIFE_S, last_used_at=now
+    )
+    session.add(row)
+    return session_id, row
 
 
 def _has_ended(row: StaffSessionRow, now: float) -> bool:
