@@ -185,7 +185,7 @@ def _relinked(value: Any, links: Mapping[str, str]) -> Any:
 
 
 def _key(resource: Mapping[str, Any]) -> str:
-    identifier = next(iter(resource.get("identifier", [])), {})
+    identifier: Mapping[str, Any] = next(iter(resource.get("identifier", [])), {})
     return f"{identifier.get('system', '')}|{identifier.get('value', '')}"
 
 

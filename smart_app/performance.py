@@ -80,9 +80,17 @@ def performance_view(found: ModelPerformance, manifests: Sequence[Manifest]) -> 
 def _tally_view(name: str, tally: Tally) -> TallyView:
     if tally.answered is None:
         return TallyView(name, None, "", "", "", "", "", "", "")
-    counts = (tally.answered, tally.agreed, tally.overridden, tally.missed, tally.rejected, tally.uncertain)
-    texts = [decimal_text(count or 0) for count in counts]
-    return TallyView(name, *texts, _estimate(tally.ppv), _estimate(tally.npv))
+    return TallyView(
+        name=name,
+        answered=decimal_text(tally.answered),
+        agreed=decimal_text(tally.agreed or 0),
+        overridden=decimal_text(tally.overridden or 0),
+        missed=decimal_text(tally.missed or 0),
+        rejected=decimal_text(tally.rejected or 0),
+        uncertain=decimal_text(tally.uncertain or 0),
+        ppv=_estimate(tally.ppv),
+        npv=_estimate(tally.npv),
+    )
 
 
 def _estimate(estimate: Estimate | None) -> str:
