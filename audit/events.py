@@ -31,6 +31,7 @@ class AuditKind(StrEnum):
     AUTH_ACCOUNT_RESET = "auth:account:reset"
     AUTH_BACKEND_AUTHORIZED = "auth:backend:authorized"
     AUTH_CLIENT_KEYS_ROTATED = "auth:client_keys:rotated"
+    AUTH_DECRYPTION_FAILED = "auth:decryption:failed"
     AUTH_PROOF_ACCEPTED = "auth:proof:accepted"
     AUTH_PROOF_REFUSED = "auth:proof:refused"
     AUTH_ROLE_CHANGED = "auth:role:changed"

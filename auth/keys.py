@@ -35,7 +35,7 @@ from rayhook.auth.client_keys import (
     with_next,
 )
 from rayhook.auth.encryption import BlindIndex, ColumnCipher, new_encryption_keyset, new_index_keyset
-from rayhook.fhir.errors import ServiceUnavailable
+from rayhook.fhir.errors import RayhookError, ServiceUnavailable
 
 __all__ = ["Keyring", "SigningAlgorithm", "rotate_audit_key", "rotate_client_keys"]
 
@@ -86,6 +86,8 @@ class Keyring:
         self._path: Path | None = None
         self._seen: tuple[int, int] | None = None
         self._lock = threading.Lock()
+        # Told the table, column and row of what did not open; it must neither wait nor raise.
+        self.told_of_refusals: Callable[[str, str, str], None] | None = None
 
     @classmethod
     def load_or_create(cls, path: Path) -> Self:
@@ -109,7 +111,12 @@ class Keyring:
 
     def open(self, ciphertext: bytes, *, table: str, column: str, row: str) -> bytes:
         """Raise RayhookError with code `decryption_failed` for another place, another key or any change."""
-        return self._cipher.open(ciphertext, table=table, column=column, row=row)
+        try:
+            return self._cipher.open(ciphertext, table=table, column=column, row=row)
+        except RayhookError:
+            if self.told_of_refusals is not None:
+                self.told_of_refusals(table, column, row)
+            raise
 
     def blind_index(self, value: str, *, purpose: str) -> str:
         """Return 64 hexadecimal digits. Name the EHR in `purpose`, or equal values of two EHRs will show."""

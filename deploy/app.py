@@ -17,6 +17,7 @@ import structlog
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
+from rayhook.audit.alarm import DecryptionAlarm
 from rayhook.audit.balp import Observer
 from rayhook.audit.delivery import Delivery
 from rayhook.audit.events import AuditKind
@@ -266,7 +267,8 @@ def _working(service: Service) -> Iterator[None]:
     service.queue.start(service.pipeline.run, service.settings.pipeline_threads)
     threading.Thread(target=_warm_up, args=(service,), name="warm-up", daemon=True).start()
     try:
-        with _forwarding(service).running():
+        alarm = DecryptionAlarm(service.keyring, service.database.sessions, service.audit)
+        with _forwarding(service).running(), alarm.listening():
             yield
     finally:
         service.queue.close()
