@@ -21,6 +21,7 @@ interface Asked {
 }
 
 export async function begin(host: HTMLElement, asked: Asked): Promise<void> {
+  performance.mark("rayhook-viewer-code");
   const texts = readTexts(host.dataset["texts"]);
   const viewer = new Viewer(host, texts);
   await viewer.open(asked);
@@ -111,6 +112,7 @@ export class Viewer {
     const study = this.host.dataset["study"] ?? "";
     try {
       const series = await fetchJson<Series>(`${study}/series/${handle}`);
+      performance.mark("rayhook-series-told");
       const key = this.overlay?.key_image;
       const keyIndex = key?.series === handle ? series.frames.findIndex((frame) => frame.image === key.image) : -1;
       this.main.layer = { ...this.main.layer, key: key ?? null, marks: this.overlay?.marks ?? [] };
