@@ -188,11 +188,13 @@ def main() -> None:
                 "database": database.engine.dialect.name,
                 "filled_s": round(time.perf_counter() - started, 1),
             }
-            for label, known in (("verify_s", None), ("verify_with_keyring_s", keyring)):
-                started = time.perf_counter()
+            for label, known in (("verify", None), ("verify_with_keyring", keyring)):
+                started, cpu = time.perf_counter(), time.process_time()
                 with database.reading() as session:
                     report = verify(session, keyring.audit_public_key, folder / "anchor.jsonl", keyring=known)
-                figures[label] = round(time.perf_counter() - started, 2)
+                figures[f"{label}_s"] = round(time.perf_counter() - started, 2)
+                # On a busy machine the processor's own seconds say more than the clock.
+                figures[f"{label}_cpu_s"] = round(time.process_time() - cpu, 2)
                 assert report.intact, report.problems[:5]
             figures["search"] = searches(database, keyring, options.events)
             figures["act"] = cost(database, keyring, folder / "anchor.jsonl")
