@@ -188,9 +188,7 @@ def test_times_are_those_of_the_analysis(made):
 
 def test_nothing_of_the_patient_is_warned_of_or_logged(caplog):
     result, manifest = analysed()
-    named = with_header(
-        result, PatientName="CANARY", PatientID="CANARY", ReferringPhysicianName="CANARY"
-    )
+    named = with_header(result, PatientName="CANARY", PatientID="CANARY", ReferringPhysicianName="CANARY")
     caplog.set_level(logging.DEBUG)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
