@@ -4,6 +4,7 @@ The routes are those of the application itself: one that declares nothing, or a 
 fails here.
 """
 
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -129,7 +130,7 @@ class World:
     def ask(self, route: RouteAccess, cookies: dict[str, str], **values: str) -> httpx.Response:
         headers = {
             "Origin": PUBLIC_BASE_URL,
-            "X-Request-Id": "matrix",
+            "X-Request-Id": "0f0e0d0c-0b0a-4000-8000-000000000001",
             HEADER: "mark",
             "Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items()),
         }
@@ -312,6 +313,11 @@ def test_another_hospitals_person_gets_by_role_what_is_not_of_a_result(world, ro
     assert world.outcomes(cookies, world.smart) == by_role(world.smart, role)
 
 
+def without_request_id(page):
+    """The number for support is another one on every page."""
+    return re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "", page)
+
+
 @pytest.mark.parametrize("role", [Role.CLINICIAN, Role.RADIOLOGIST])
 def test_another_hospitals_result_is_as_one_that_does_not_exist(world, role):
     cookies = world.smart_session(role, ehr_id="b")
@@ -321,11 +327,9 @@ def test_another_hospitals_result_is_as_one_that_does_not_exist(world, role):
             continue
         real = world.ask(route, cookies)
         absent = world.ask(route, cookies, result_id="f" * 32, job_id="f" * 32)
-        own = (world.result_id, world.job_id)
-        body = real.text
-        for one in own:
-            body = body.replace(one, "f" * 32)
-        if (real.status_code, body) != (absent.status_code, absent.text) or real.status_code < 400:
+        told = real.text.replace(world.result_id, "f" * 32).replace(world.job_id, "f" * 32)
+        same = without_request_id(told) == without_request_id(absent.text)
+        if real.status_code != absent.status_code or not same or real.status_code < 400:
             differing.append(f"{route.method} {route.path}")
     assert differing == []
 
