@@ -12,8 +12,9 @@ import {
   type Types,
 } from "@cornerstonejs/core";
 
-import { fetchPixels, type Frame, type Pixels, type Series } from "./api";
+import { type Frame, type Pixels, type Series } from "./api";
 import { automaticWindow } from "./presets";
+import { imageAddress, take } from "./starting";
 
 const SCHEME = "rayhook";
 const CACHE_BYTES = 768 * 2 ** 20;
@@ -81,7 +82,7 @@ function hasHardwareWebGL(): boolean {
 /** Make the images of a series known, and return their ids in order. */
 export function register(study: string, series: Series): string[] {
   return series.frames.map((frame) => {
-    const path = `${study}/series/${series.handle}/images/${frame.image}/${frame.frame}`;
+    const path = imageAddress(study, series, frame);
     const id = `${SCHEME}:${path}`;
     if (!known.has(id)) {
       const [first] = frame.windows;
@@ -115,7 +116,7 @@ export function isFetched(imageId: string): boolean {
 function load(imageId: string): { promise: Promise<Types.IImage> } {
   const image = known.get(imageId);
   if (image === undefined) throw new Error("an image that nobody registered");
-  return { promise: fetchPixels(image.url).then((pixels) => build(imageId, image, pixels)) };
+  return { promise: take(image.url).then((pixels) => build(imageId, image, pixels)) };
 }
 
 function build(imageId: string, image: Known, pixels: Pixels): Types.IImage {

@@ -2,19 +2,13 @@
 
 import "./viewer.css";
 
-import { fetchJson, type Overlay, type Study } from "./api";
+import { ask } from "./starting";
 
 class RayhookViewer extends HTMLElement {
   connectedCallback(): void {
     performance.mark("rayhook-viewer-begun");
     const { study = "", result } = this.dataset;
-    const asked = {
-      study: fetchJson<Study>(study),
-      overlay: result ? fetchJson<Overlay>(result) : Promise.resolve(null),
-    };
-    // Told by the viewer, once it is there.
-    asked.study.catch(() => {});
-    asked.overlay.catch(() => {});
+    const asked = ask(study, result);
     import("./viewer").then(
       ({ begin }) => begin(this, asked),
       () => this.dispatchEvent(new CustomEvent("rayhook-viewer-absent", { bubbles: true })),

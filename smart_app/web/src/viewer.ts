@@ -10,15 +10,11 @@ import { clamp, partner, place } from "./geometry";
 import { handleKey } from "./keyboard";
 import { Pane, type PaneTitle } from "./pane";
 import { presetsOf, type Preset } from "./presets";
+import { ask, startingIndex, type Asked } from "./starting";
 import { Strip } from "./strip";
 import { readTexts, type Texts } from "./texts";
 import { Toolbar } from "./toolbar";
 import type { Mode, Tools } from "./tools";
-
-interface Asked {
-  study: Promise<Study>;
-  overlay: Promise<Overlay | null>;
-}
 
 export async function begin(host: HTMLElement, asked: Asked): Promise<void> {
   performance.mark("rayhook-viewer-code");
@@ -50,7 +46,6 @@ export class Viewer {
   private priors: OtherStudy[] | null = null;
   private linked = true;
   private link = { mine: 0, other: 0 };
-  private followed = false;
   private firstShown = false;
 
   constructor(
@@ -71,12 +66,12 @@ export class Viewer {
     this.root = el("div", { class: "rv-root", lang: document.documentElement.lang || "en" }, [
       this.toolbar.element,
       this.panes,
+      this.strip.element,
       this.dialog,
     ]);
     this.fillToolbar();
     this.wire(this.main);
     host.replaceChildren(this.root);
-    this.main.element.append(this.strip.element);
     this.main.enable();
     this.main.say(texts("opening"), { busy: true });
     this.root.addEventListener("keydown", (event) => handleKey(this, event));
@@ -86,17 +81,18 @@ export class Viewer {
   /** Open the study at the image that carried the finding, or in the middle of its largest series. */
   async open(asked: Asked): Promise<void> {
     try {
-      const [study, overlay] = await Promise.all([asked.study, asked.overlay.catch(() => null)]);
+      const [study, overlay] = await Promise.all([asked.study, asked.overlay]);
       this.study = study;
       this.overlay = overlay;
-      const line = startingSeries(study, overlay);
-      if (line === undefined) {
+      const start = await asked.start;
+      performance.mark("rayhook-series-told");
+      if (start === null) {
         this.main.say(this.texts("no_images"));
         return;
       }
-      this.listSeries(study, line);
+      this.listSeries(study, start.line);
       if (overlay?.key_image) void this.fetchHeat(overlay);
-      await this.openSeries(line.handle);
+      await this.showSeries(start.series);
     } catch (error) {
       this.main.fail(error, () => void this.openAgain());
     }
@@ -104,26 +100,23 @@ export class Viewer {
 
   private async openAgain(): Promise<void> {
     const { study = "", result } = this.host.dataset;
-    const overlay = this.overlay ? Promise.resolve(this.overlay) : result ? fetchJson<Overlay>(result) : Promise.resolve(null);
-    await this.open({ study: fetchJson<Study>(study), overlay });
+    await this.open(ask(study, result));
   }
 
-  private async openSeries(handle: string, at?: number): Promise<void> {
-    const study = this.host.dataset["study"] ?? "";
+  private async openSeries(handle: string): Promise<void> {
     try {
-      const series = await fetchJson<Series>(`${study}/series/${handle}`);
-      performance.mark("rayhook-series-told");
-      const key = this.overlay?.key_image;
-      const keyIndex = key?.series === handle ? series.frames.findIndex((frame) => frame.image === key.image) : -1;
-      this.main.layer = { ...this.main.layer, key: key ?? null, marks: this.overlay?.marks ?? [] };
-      this.followed = keyIndex >= 0;
-      this.toolbar.enable("key", this.followed);
-      this.fillStrip(series);
-      this.fillPresets(series);
-      await this.main.open(study, series, at ?? (keyIndex >= 0 ? keyIndex : Math.floor(series.frames.length / 2)), this.title());
+      await this.showSeries(await fetchJson<Series>(`${this.host.dataset["study"]}/series/${handle}`));
     } catch (error) {
-      this.main.fail(error, () => void this.openSeries(handle, at));
+      this.main.fail(error, () => void this.openSeries(handle));
     }
+  }
+
+  private async showSeries(series: Series): Promise<void> {
+    this.main.layer = { ...this.main.layer, key: this.overlay?.key_image ?? null, marks: this.overlay?.marks ?? [] };
+    this.toolbar.enable("key", this.overlay?.key_image != null);
+    this.fillStrip(series);
+    this.fillPresets(series);
+    await this.main.open(this.host.dataset["study"] ?? "", series, startingIndex(series, this.overlay), this.title());
   }
 
   private title(): PaneTitle {
@@ -422,7 +415,7 @@ export class Viewer {
     this.toolbar.show("link", true);
     this.toolbar.press("link", this.linked);
     this.choose(this.mode);
-    this.engine.resize(true, true);
+    this.engine.resize(true, false);
   }
 
   private async openPrior(study: string): Promise<void> {
@@ -458,7 +451,7 @@ export class Viewer {
     delete this.panes.dataset["panes"];
     this.toolbar.press("compare", false);
     this.toolbar.show("link", false);
-    this.engine.resize(true, true);
+    this.engine.resize(true, false);
   }
 
   private toggleLink(): void {
@@ -538,13 +531,6 @@ export class Viewer {
   help(): void {
     this.dialog.showModal();
   }
-}
-
-/** The series of the result, else the one with the most images. */
-function startingSeries(study: Study, overlay: Overlay | null): SeriesLine | undefined {
-  const told = overlay?.key_image?.series ?? overlay?.series;
-  const named = study.series.find((line) => line.handle === told);
-  return named ?? [...study.series].sort((a, b) => (b.images ?? 0) - (a.images ?? 0))[0];
 }
 
 /** The series of another study that is most like this one: of its modality, described in the same words. */
