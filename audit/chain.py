@@ -6,7 +6,7 @@ verifier trusts neither the database nor a key beside it: the public key and the
 Spec: RFC 8785 (canonical JSON), RFC 6962 2.1 (tree), RFC 8032 (Ed25519).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -28,19 +28,23 @@ CHECKPOINT_EVERY: Final = 100
 def verify(
     session: Session,
     public_key: Ed25519PublicKey,
-    anchor_path: Path,
+    anchor_path: Path | None,
     *,
     keyring: Keyring | None = None,
     held: Iterable[Checkpoint] = (),
+    started: Callable[[Scan], None] | None = None,
 ) -> ChainReport:
     """Read the whole log and compare it with its checkpoints in the database, in the anchor file, and those `held`.
 
     `public_key` is the one that the caller has pinned. With `keyring`, events must also have been written by
     this installation, which leaves only the cutting off of events newer than the last checkpoint unseen.
     `held` are statements that the caller has kept, of this copy of the log or of another.
+    `started` is given the scan, whose `size` tells how far it is. No anchor file is looked for where it is None.
     """
     keys = trusted_keys(public_key, stored_hand_overs(session))
-    problems, tree_heads = _read_checkpoints(session, keys, Anchor(anchor_path))
+    problems, tree_heads = _read_checkpoints(
+        session, keys, None if anchor_path is None else Anchor(anchor_path)
+    )
     problems += [Problem(size, ProblemKind.HAND_OVER_FORGED) for size in keys.refused]
     for checkpoint in held:
         if _is_sound(checkpoint, keys):
@@ -50,6 +54,8 @@ def verify(
     purges, unsound = sound_purges(session, keys)
     problems += [Problem(id_, ProblemKind.PURGE_FORGED) for id_ in unsound]
     scan = Scan(Sealed.of(((head.size, head.root) for head in tree_heads), purges), keyring)
+    if started is not None:
+        started(scan)
     try:
         scan.read(session)
         problems += name_displaced(session, scan)
@@ -75,7 +81,7 @@ def _end_problems(size: int, sealed_size: int) -> list[Problem]:
 
 
 def _read_checkpoints(
-    session: Session, keys: TrustedKeys, anchor: Anchor
+    session: Session, keys: TrustedKeys, anchor: Anchor | None
 ) -> tuple[list[Problem], set[TreeHead]]:
     """Return what is wrong with the checkpoints, and all statements that are validly signed."""
     stored = stored_trees(session)
@@ -87,6 +93,8 @@ def _read_checkpoints(
         for tree in stored
         if tree.checkpoint not in sound
     ]
+    if anchor is None:
+        return problems, {checkpoint.tree_head for checkpoint in sound}
     anchored, anchor_problems = _read_anchor(anchor, keys, is_expected=bool(stored))
     missing = sorted(checkpoint.tree_head.size for checkpoint in anchored - sound)
     problems += anchor_problems + [Problem(size, ProblemKind.CHECKPOINT_MISSING) for size in missing]

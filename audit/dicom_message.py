@@ -35,7 +35,8 @@ def dicom_message(resource: Mapping[str, Any]) -> bytes:
         _code(identification, "AuditSourceTypeCode", type_)
     for entity in resource["entity"]:
         _object(message, entity)
-    return tostring(message, encoding="utf-8", xml_declaration=True).replace(b"\n", b"")
+    text: bytes = tostring(message, encoding="utf-8", xml_declaration=True)
+    return text.replace(b"\n", b"")
 
 
 def _event(message: Element, resource: Mapping[str, Any]) -> None:

@@ -131,7 +131,7 @@ def _followed_on(name: str, hand_overs: Sequence[HandOver]) -> list[HandOver]:
 
 
 def _followed_back(name: str, hand_overs: Sequence[HandOver]) -> list[HandOver]:
-    steps = []
+    steps: list[HandOver] = []
     for hand_over in reversed(hand_overs):
         if hand_over.new_key == name:
             steps.insert(0, hand_over)

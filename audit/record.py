@@ -101,6 +101,10 @@ class AuditLog:
         self._anchor = None if anchor is None else Anchor(anchor)
         self._clock = clock
 
+    @property
+    def anchor(self) -> Path | None:
+        return None if self._anchor is None else self._anchor.path
+
     def record(self, session: Session, entry: AuditEntry) -> None:
         """Add `entry` to the log when `session` commits; without that commit it never happened.
 

@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 MAX_PROBLEMS = 1000
+_MAX_SPANS = 100
 
 
 class ProblemKind(StrEnum):
@@ -38,7 +39,7 @@ class ProblemKind(StrEnum):
 
 
 # What an auditor asks first: which events are no longer as they were, and in what way.
-_VERDICTS = {
+_VERDICTS: Final = {
     "changed": {ProblemKind.EDITED, ProblemKind.REHASHED, ProblemKind.UNREADABLE},
     "missing": {ProblemKind.DELETED, ProblemKind.TRUNCATED},
     "inserted": {ProblemKind.INSERTED, ProblemKind.DUPLICATED, ProblemKind.FORGED},
@@ -95,6 +96,26 @@ class ChainReport:
             "notes": [_problem_json(note) for note in self.notes],
             "complete": len(self.problems) < MAX_PROBLEMS,
         }
+
+
+def report_detail(report: ChainReport) -> dict[str, str]:
+    """Return what the log keeps of a verification: counts, and the numbers by what befell them."""
+    numbers = report.as_json()["sequence_numbers"]
+    told = {verdict: _spans_text(spans) for verdict, spans in numbers.items() if spans}
+    other = sorted({one.kind.value for one in report.problems if not any(one.kind in k for k in _VERDICTS.values())})
+    return {
+        "events": str(report.size),
+        "sealed": str(report.sealed_size),
+        "purged": str(report.purged),
+        "problems": str(len(report.problems)),
+        **told,
+        **({"other": " ".join(other)} if other else {}),
+    }
+
+
+def _spans_text(spans: list[list[int]]) -> str:
+    shown = [str(first) if first == last else f"{first}-{last}" for first, last in spans[:_MAX_SPANS]]
+    return ", ".join(shown) + (" ..." if len(spans) > _MAX_SPANS else "")
 
 
 def _problem_json(problem: Problem) -> dict[str, Any]:

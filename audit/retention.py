@@ -7,9 +7,21 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, not_, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    RowMapping,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    not_,
+    or_,
+    select,
+    update,
+)
 from sqlmodel import Session
 
 from rayhook.audit.checkpoint import latest_tree
@@ -190,7 +202,7 @@ class Retention:
         self._record(session, AuditKind.AUDIT_LOG_PURGED, detail)
         return plan
 
-    def _batches(self, session: Session, now: datetime) -> Iterator[Sequence[Mapping[str, Any]]]:
+    def _batches(self, session: Session, now: datetime) -> Iterator[Sequence[RowMapping]]:
         allowed = and_(self._allowed(session, now), not_(_is_held()))
         query = select(_EVENT.seq, _EVENT.hash, _EVENT.entity_index).where(allowed).order_by(_EVENT.seq)
         after = 0
@@ -227,7 +239,7 @@ class Retention:
     def _sealed(self, text: str, column: str, id_: str) -> bytes:
         return self._keyring.seal(text.encode(), table=AUDIT_HOLD.name, column=column, row=id_)
 
-    def _hold(self, row: Mapping[str, Any]) -> Hold:
+    def _hold(self, row: RowMapping) -> Hold:
         subject, reason = (
             self._keyring.open(row[column], table=AUDIT_HOLD.name, column=column, row=row["id"]).decode()
             for column in ("subject_sealed", "reason_sealed")
@@ -259,7 +271,7 @@ def _is_held() -> ColumnElement[bool]:
     )
 
 
-def _delete(session: Session, batch: Sequence[Mapping[str, Any]]) -> None:
+def _delete(session: Session, batch: Sequence[RowMapping]) -> None:
     """Delete the events and what points at them; the tables' triggers let that pass for tombstones only."""
     named = [
         {"index": index, "number": row["seq"]}

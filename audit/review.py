@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, or_, select, true, tuple_
+from sqlalchemy import ColumnElement, RowMapping, Select, func, or_, select, true, tuple_
 from sqlmodel import Session
 
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.models import AUDIT_ENTITY, AUDIT_EVENT
 from rayhook.audit.record import audit_index
 from rayhook.auth.keys import Keyring
-from rayhook.fhir.errors import InvalidRequest, RayhookError
+from rayhook.fhir.errors import InvalidRequest, NotFound, RayhookError
 
 _BATCH = 500
 _EVENT = AUDIT_EVENT.c
@@ -121,25 +121,58 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Records, the newest first; `before` asks for those that come next, None where these were the last."""
+    """Records, the newest first; `before` asks for those that come next, None where these were the last.
+
+    `unreadable` are the numbers of events that no version of this service can have written.
+    """
 
     records: tuple[AuditRecord, ...]
     before: int | None
+    unreadable: tuple[int, ...] = ()
 
 
 def search(
-    session: Session, keyring: Keyring, wanted: AuditSearch, *, limit: int, before: int | None = None
+    session: Session,
+    keyring: Keyring,
+    wanted: AuditSearch,
+    *,
+    limit: int,
+    before: int | None = None,
+    is_lenient: bool = False,
 ) -> Page:
-    """Return one page of the newest events that fit; `before` is what the page before this one said."""
+    """Return one page of the newest events that fit; `before` is what the page before this one said.
+
+    Where `is_lenient`, a tampered log is shown as far as it can be read.
+    """
     plan = wanted._plan(keyring)  # noqa: SLF001 - the plan is of this module
     rest = [*plan.rest, *_before(session, before)]
-    found: list[Mapping[str, Any]] = []
+    found: list[RowMapping] = []
     for branch in plan.branches or (true(),):
         query = select(AUDIT_EVENT).where(branch, *rest).order_by(*_NEWEST).limit(limit + 1)
         found += session.execute(query).mappings().all()
     found.sort(key=lambda row: (row["recorded_at"], row["seq"]), reverse=True)
-    records = tuple(opened(keyring, row) for row in found[:limit])
-    return Page(records, records[-1].seq if len(found) > limit else None)
+    shown = found[:limit]
+    unreadable = tuple(row["seq"] for row in shown if is_lenient and not _is_readable(row))
+    records = tuple(
+        opened(keyring, row, is_lenient=is_lenient) for row in shown if row["seq"] not in unreadable
+    )
+    return Page(records, shown[-1]["seq"] if len(found) > limit else None, unreadable)
+
+
+def find_event(session: Session, keyring: Keyring, seq: int) -> AuditRecord:
+    """Return one event, as far as it can be read. Raises NotFound."""
+    row = session.execute(select(AUDIT_EVENT).where(_EVENT.seq == seq)).mappings().first()
+    if row is None or not _is_readable(row):
+        raise NotFound("there is no event of this number", code="event_not_found")
+    return opened(keyring, row, is_lenient=True)
+
+
+def _is_readable(row: RowMapping) -> bool:
+    try:
+        datetime.fromisoformat(row["recorded_at"])
+        return bool(AuditKind(row["kind"]) and Outcome(row["outcome"]) in Outcome)
+    except (TypeError, ValueError):
+        return False
 
 
 def _before(session: Session, before: int | None) -> list[ColumnElement[bool]]:
@@ -195,7 +228,7 @@ def _query(keyring: Keyring, wanted: AuditSearch) -> Select[Any]:
     return select(AUDIT_EVENT).where(*wanted.conditions(keyring))
 
 
-def opened(keyring: Keyring, row: Mapping[str, Any], *, is_lenient: bool = False) -> AuditRecord:
+def opened(keyring: Keyring, row: RowMapping, *, is_lenient: bool = False) -> AuditRecord:
     """Return the event opened. What cannot be opened any more is empty where `is_lenient`, and raises otherwise."""
 
     def read(column: str) -> str | None:
@@ -223,7 +256,7 @@ def opened(keyring: Keyring, row: Mapping[str, Any], *, is_lenient: bool = False
     )
 
 
-def _open(keyring: Keyring, row: Mapping[str, Any], column: str) -> str | None:
+def _open(keyring: Keyring, row: RowMapping, column: str) -> str | None:
     ciphertext: bytes | None = row[column]
     if ciphertext is None:
         return None

@@ -198,7 +198,7 @@ def _numbered_tombstones(session: Session) -> Iterator[tuple[float, int, Row | T
 
 def _is_row_hashed(row: Row) -> bool:
     try:
-        return values_hash(row[:_HASH]) == row[_HASH]
+        return bool(values_hash(row[:_HASH]) == row[_HASH])
     except ValueError:
         return False
 

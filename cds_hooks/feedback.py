@@ -114,6 +114,8 @@ def _event(principal: CDSClientPrincipal, service_id: str, stored: Stored, items
         AuditKind.CDS_HOOKS_FEEDBACK_RECEIVED,
         ehr_id=principal.ehr.id,
         agent=principal.issuer,
+        client_id=principal.issuer,
+        jti=principal.jti,
         entities=tuple(f"DiagnosticReport/{result_id}" for result_id in stored.result_ids),
         detail=detail,
     )

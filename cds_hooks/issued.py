@@ -130,6 +130,8 @@ def _event(call: Call, kind: AuditKind, entities: tuple[str, ...], detail: Mappi
         kind,
         ehr_id=call.principal.ehr.id,
         agent=call.principal.issuer,
+        client_id=call.principal.issuer,
+        jti=call.principal.jti,
         patient_id=call.context.patient_id,
         entities=entities,
         detail=detail,

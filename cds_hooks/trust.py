@@ -60,6 +60,8 @@ def refusals_audited(dependencies: CDSDependencies, attempt: Attempt) -> Iterato
             Outcome.MINOR_FAILURE if error.status < SERVER_ERRORS else Outcome.SERIOUS_FAILURE,
             ehr_id=attempt.principal.ehr.id,
             agent=attempt.principal.issuer,
+            client_id=attempt.principal.issuer,
+            jti=attempt.principal.jti,
             patient_id=attempt.patient_id,
             entities=() if attempt.user_id is None else (attempt.user_id,),
             detail={"service": attempt.service_id, "reason": error.code, "field": error.expression or ""},

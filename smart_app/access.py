@@ -179,6 +179,7 @@ class Gate:
                     outcome=Outcome.SERIOUS_FAILURE,
                     ehr_id=None if user is None else user.ehr.id,
                     agent=None if user is None else agent_of(user),
+                    client_id=None if user is None else user.client_id,
                     patient_id=None if user is None else user.patient_id,
                     entities=entities,
                     detail={

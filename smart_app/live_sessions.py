@@ -198,6 +198,7 @@ def session_entry(kind: AuditKind, session: SMARTSession, **detail: str) -> Audi
         kind=kind,
         ehr_id=session.ehr_id,
         agent=session.fhir_user or session.client_id,
+        client_id=session.client_id,
         patient_id=session.patient_id,
         detail={"scope": str(session.scopes), **detail},
     )

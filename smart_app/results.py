@@ -115,6 +115,7 @@ class ResultViews:
             kind=kind,
             ehr_id=viewer.ehr.id,
             agent=agent_of(viewer.user),
+            client_id=viewer.user.client_id,
             patient_id=viewer.patient_id,
             entities=entities,
             detail=detail,
