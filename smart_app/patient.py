@@ -166,7 +166,7 @@ def _identifier(patient: dict[str, Any]) -> str:
     if first is None:
         return ""
     kind = first.get("type") or {}
-    code = next(iter(kind.get("coding", ())), {})
+    code: dict[str, Any] = next(iter(kind.get("coding", ())), {})
     # Spec: HL7 v2 table 0203: MR is the medical record number
     shown = _("MRN") if _is_record_number(first) else kind.get("text") or code.get("display") or _("No.")
     return f"{shown} {first['value']}"
