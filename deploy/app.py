@@ -224,6 +224,7 @@ def mount(app: FastAPI, service: Service) -> None:
     smart = SMARTDependencies(
         registry=service.registry,
         sessions=service.database.sessions,
+        reading=service.database.reading,
         keyring=service.keyring,
         audit=service.audit,
         transport=service.transport,

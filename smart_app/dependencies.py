@@ -27,6 +27,7 @@ def _ignore(_result_id: str) -> None:
 class SMARTDependencies:
     """`public_base_url` is the origin that browsers and EHRs know us by, without a trailing slash.
 
+    reading: sessions that do not wait for writers; `sessions` where there are none.
     organization: who operates the service, for the audit.
     models: those that run, in their order.  decoder: the viewer's own, so that nobody waits for a picture behind an analysis.
     held_out: evaluations by the SHA-256 of the weights that they are of.
@@ -47,6 +48,7 @@ class SMARTDependencies:
     public_base_url: str
     sign_off: SignOffQueue
     organization: str = ""
+    reading: Sessions | None = None
     held_out: Mapping[str, HeldOut] = field(default_factory=dict)
     report_changed: Callable[[str], None] = _ignore
     clock: Callable[[], float] = time.time

@@ -84,7 +84,7 @@ class ResourceViews:
             one = resources.read(resource_type, resource_id, version_id)
             return [one] if one is not None and grant.allows(one.resource) else []
 
-        found = self._audited(caller, AuditKind.SMART_APP_FHIR_READ, find, query="")
+        found = self._audited(caller, AuditKind.SMART_APP_FHIR_READ, find, resource_type)
         if not found:
             raise self._gate.refused(NotFound(f"{resource_type}: no resource has this id"), user)
         return found[0]
@@ -108,7 +108,8 @@ class ResourceViews:
             caller,
             AuditKind.SMART_APP_FHIR_SEARCHED,
             find,
-            query=f"{resource_type}?{urlencode(search.pairs)}",
+            resource_type,
+            query=urlencode(search.pairs),
         )
         return searchset(
             search,
@@ -140,19 +141,23 @@ class ResourceViews:
         caller: Caller,
         kind: AuditKind,
         find: Callable[[PatientResources], Iterable[Served]],
+        resource_type: str,
         *,
-        query: str,
+        query: str | None = None,
     ) -> list[Served]:
+        """Find, then tell the audit, and only then let go of what was found: nobody waits for others' reading."""
         deps, user = self._deps, caller.user
-        with deps.sessions() as session:
+        with (deps.reading or deps.sessions)() as session:
             resources = load_resources(
                 session,
                 deps.keyring,
                 user.ehr.id,
                 caller.patient_id,
+                resource_type=resource_type,
                 organization=deps.organization or "Rayhook",
             )
-            found = list(find(resources))
+        found = list(find(resources))
+        with deps.sessions() as session:
             deps.audit.record(
                 session,
                 AuditEntry(
@@ -162,7 +167,7 @@ class ResourceViews:
                     patient_id=caller.patient_id,
                     entities=tuple("/".join(one.key) for one in found),
                     client_id=user.client_id,
-                    query=query or None,
+                    query=None if query is None else f"{resource_type}?{query}",
                     detail={"client": user.client_id},
                 ),
             )

@@ -138,18 +138,15 @@ class AuditViews:
     def search(self, reader: AuditReader, pairs: Pairs, *, lenient: bool) -> dict[str, Any]:
         asked = self._opened(reader, pairs)
         wanted = self._wanted(reader, asked.pairs, lenient=lenient)
-        if wanted is None:
-            records, onward = (), None
-        else:
-            with self._deps.sessions() as session:
-                page = search_log(
-                    session, self._deps.keyring, wanted, limit=max(asked.count, 1), before=asked.before
-                )
-                records, onward = (page.records if asked.count else ()), page.before
-                self._record(
-                    session, reader, query=f"AuditEvent?{urlencode(asked.pairs)}", shown=len(records)
-                )
-                session.commit()
+        records: tuple[AuditRecord, ...] = ()
+        onward = None
+        with self._deps.sessions() as session:
+            if wanted is not None and asked.count:
+                page = search_log(session, self._deps.keyring, wanted, limit=asked.count, before=asked.before)
+                records, onward = page.records, page.before
+            query = f"AuditEvent?{urlencode(asked.pairs)}"
+            self._record(session, reader, query=query, shown=len(records))
+            session.commit()
         return self._bundle(asked, records, onward, holder=reader.holder)
 
     def _record(self, session: Session, reader: AuditReader, *, query: str, shown: int) -> None:
@@ -170,7 +167,7 @@ class AuditViews:
     ) -> dict[str, Any]:
         used = [*asked.pairs, ("_count", str(asked.count))]
         links = [{"relation": "self", "url": f"{self._url}?{urlencode(used)}"}]
-        if onward is not None and asked.count:
+        if onward is not None:
             cursor = self._seal(replace(asked, before=onward), holder)
             links.append({"relation": "next", "url": f"{self._url}?{CURSOR}={cursor}"})
         entries = [
@@ -274,7 +271,10 @@ class AuditViews:
 
     def date(self, wanted: AuditSearch, value: str) -> AuditSearch | None:
         prefix, low, high = date_period(value, "date")
-        since, until = _WINDOWS.get(prefix, lambda *_: _unsupported_prefix())(low, high)
+        window = _WINDOWS.get(prefix)
+        if window is None:
+            raise InvalidRequest("date: this prefix is not supported", expression="date")
+        since, until = window(low, high)
         starts = [one for one in (wanted.since, since) if one is not None]
         ends = [one for one in (wanted.until, until) if one is not None]
         return replace(wanted, since=max(starts, default=None), until=min(ends, default=None))
@@ -307,10 +307,6 @@ _WINDOWS: Final[dict[str, Callable[[datetime, datetime], _Window]]] = {
     "lt": lambda low, _: (None, low),
     "eb": lambda low, _: (None, low),
 }
-
-
-def _unsupported_prefix() -> _Window:
-    raise InvalidRequest("date: this prefix is not supported", expression="date")
 
 
 def _of_kinds(wanted: AuditSearch, kinds: Iterator[AuditKind]) -> AuditSearch | None:

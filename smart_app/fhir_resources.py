@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 from sqlmodel import Session
@@ -73,17 +74,21 @@ class PatientResources:
 
 
 def load_resources(
-    session: Session, keyring: Keyring, ehr_id: str, patient_id: str, *, organization: str
+    session: Session, keyring: Keyring, ehr_id: str, patient_id: str, *, resource_type: str, organization: str
 ) -> PatientResources:
-    """Read what is known of the patient: results, what was signed, DICOM objects, studies with or without results."""
+    """Read what is known of the patient: results and what was signed.
+
+    DICOM objects, and studies with or without results, only where they are what is asked for: nothing includes them.
+    """
     results = results_for_patient(session, keyring, ehr_id, patient_id)
     signed = {result_id for result_id, _, _ in load_acts(session, keyring, ehr_id, patient_id)}
     signatures = {one: load_signatures(session, keyring, one) for one in signed}
-    jobs = jobs_for_patient(session, keyring, ehr_id, patient_id)
-    links = [
-        link for result in results for link in _links(session, keyring, result, organization=organization)
-    ]
-    return PatientResources([*_served(results, signatures, jobs), *links])
+    if resource_type == "ImagingStudy":
+        return PatientResources(_studies(results, jobs_for_patient(session, keyring, ehr_id, patient_id)))
+    if resource_type == "DocumentReference":
+        every = (_links(session, keyring, result, organization=organization) for result in results)
+        return PatientResources(chain.from_iterable(every))
+    return PatientResources(_served(results, signatures))
 
 
 def _links(
@@ -99,7 +104,7 @@ def _links(
 
 
 def _served(
-    results: Sequence[StoredResult], signatures: dict[str, tuple[Signature, ...]], jobs: Sequence[StoredJob]
+    results: Sequence[StoredResult], signatures: dict[str, tuple[Signature, ...]]
 ) -> Iterator[Served]:
     seen: set[Key] = set()
     for result in results:
@@ -108,7 +113,6 @@ def _served(
             if one.version > 1 or one.key not in seen:
                 yield one
             seen.add(one.key)
-    yield from _studies(results, jobs)
 
 
 def _versions(result: StoredResult, signatures: Sequence[Signature]) -> Iterator[Served]:

@@ -330,6 +330,7 @@ def smart_service(
     deps = SMARTDependencies(
         registry=registry,
         sessions=database.sessions,
+        reading=database.reading,
         keyring=keyring,
         audit=audit,
         transport=transport,
