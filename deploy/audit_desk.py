@@ -16,7 +16,7 @@ from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.export import ExportFormat, Manifest, write_export
 from rayhook.audit.proof import Proof, prove
 from rayhook.audit.record import AuditEntry
-from rayhook.audit.report import ChainReport
+from rayhook.audit.report import ChainReport, report_detail
 from rayhook.audit.retention import Hold, HoldSubject, PurgePlan, Retention, RetentionPolicy
 from rayhook.audit.review import AuditRecord, AuditSearch, recent, timestamp, walk
 from rayhook.auth.keys import rotate_audit_key
@@ -47,8 +47,7 @@ class AuditDesk:
         with parts.database.reading() as session:
             report = verify(session, key, anchor or parts.anchor, keyring=parts.keyring, held=held)
         outcome = Outcome.SUCCESS if report.intact else Outcome.MAJOR_FAILURE
-        detail = {"events": str(report.size), "problems": str(len(report.problems))}
-        self._record(AuditKind.AUDIT_CHAIN_VERIFIED, detail, outcome)
+        self._record(AuditKind.AUDIT_CHAIN_VERIFIED, report_detail(report), outcome)
         return report
 
     def recent_events(self, limit: int) -> list[AuditRecord]:
