@@ -16,6 +16,7 @@ from rayhook.fhir.errors import RateLimited
 from rayhook.fhir.text import translatable
 
 _TRIES: Final = RateLimitItemPerMinute(20, 5, namespace="sign-in")
+_TELLINGS: Final = RateLimitItemPerMinute(1, 5, namespace="sign-in-told")
 _V6_PREFIX: Final = 64  # what one household or hospital desk gets; single addresses in it are free to take
 
 
@@ -26,13 +27,17 @@ class SignInLimit:
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
     def admit(self, address: str) -> None:
-        """Count one try. Raises RateLimited for one too many."""
+        """Count one try.
+
+        Raises RateLimited for one too many; only the first of a window is for the audit, the others would flood it.
+        """
         network = _network(address)
         if not self._limiter.hit(_TRIES, network):
             wait_s = self._limiter.get_window_stats(_TRIES, network).reset_time - time.time()
             raise RateLimited(
                 translatable("too many sign-ins from this address: wait a few minutes"),
                 retry_after_s=max(1, math.ceil(wait_s)),
+                is_first=self._limiter.hit(_TELLINGS, network),
             )
 
 

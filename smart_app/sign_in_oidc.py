@@ -48,6 +48,7 @@ class ProviderSignIns:
         provider = self._deps.registry.staff_provider(provider_id)
         if provider is None:
             raise NotFound("there is no such provider")
+        self._steps.admit(caller)
         try:
             configuration = discover_provider(self._deps.transport, provider)
         except RayhookError as error:

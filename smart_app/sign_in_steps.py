@@ -56,7 +56,7 @@ class SignInSteps:
         """
         started = time.monotonic()
         deps = self._deps
-        self._admit(caller)
+        self.admit(caller)
         with deps.sessions() as session:
             attempt = begin_attempt(session, deps.keyring, name, clock=deps.clock)
             session.commit()
@@ -79,7 +79,7 @@ class SignInSteps:
         """Say whether the code is the account's, and note the proof."""
         started = time.monotonic()
         deps = self._deps
-        self._admit(caller)
+        self.admit(caller)
         if member.account_id is None:
             return False
         with deps.sessions() as session:
@@ -109,7 +109,7 @@ class SignInSteps:
         an invitation that is void.
         """
         deps = self._deps
-        self._admit(caller)
+        self.admit(caller)
         account, _ = self.invitation(token)
         check_new_password(password, account_name=account.name)
         hashed = hash_password(password)
@@ -134,11 +134,13 @@ class SignInSteps:
             self._record(session, AuditKind.AUTH_SIGN_IN_ENDED, member.agent, {})
             session.commit()
 
-    def _admit(self, caller: Caller) -> None:
+    def admit(self, caller: Caller) -> None:
+        """Raise RateLimited for one try too many from the caller's address."""
         try:
             self._limit.admit(caller.address)
         except RateLimited as error:
-            self.refused(error, caller)
+            if error.is_first:
+                self.refused(error, caller)
             raise
 
     def refused(self, error: RayhookError, caller: Caller, **detail: str) -> None:

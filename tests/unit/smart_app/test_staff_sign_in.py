@@ -184,6 +184,13 @@ def test_who_is_throttled_is_told_how_long(staff):
     assert 0 < int(answers[-1].headers["Retry-After"]) <= 300
 
 
+def test_who_goes_on_all_the_same_does_not_flood_the_audit(staff):
+    for _ in range(26):
+        staff.officer.sign_in(name="nobody")
+    refusals = [one.detail.get("code") for one in staff.world.audited()[:21]]
+    assert refusals == ["rate_limited", *["account_unknown"] * 20]
+
+
 def test_another_address_is_not_throttled_with_it(staff):
     for _ in range(21):
         staff.officer.sign_in(name="nobody")
