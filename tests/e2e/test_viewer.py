@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.unit.smart_app.imaging import COUNT, KEY, PATIENT, Imaging, open_imaging
+from tests.doubles.dicom_files import dataset, encode
+from tests.unit.smart_app.imaging import COUNT, KEY, PATIENT, ROOT, Imaging, open_imaging, pixels
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("viewer")]
 
@@ -172,8 +173,6 @@ def test_a_length_measured_by_keys_is_that_of_the_phantom(viewer, page):
 
 
 def test_a_probe_by_keys_tells_hounsfield_units(viewer, page):
-    from tests.unit.smart_app.imaging import pixels
-
     viewer.locator(".rv-frame").focus()
     for key in ("b", "Enter", "Enter"):
         page.keyboard.press(key)
@@ -258,6 +257,61 @@ def test_a_pacs_that_refuses_is_told_as_that(page, imaging, running):
     imaging.faults.status = 403
     launch(page, running)
     expect(page.locator("rayhook-viewer .rv-status")).to_contain_text("refused access", timeout=20_000)
+
+
+def opened(page: Page, imaging: Imaging) -> Locator:
+    launch(page, (imaging, imaging.store_result()))
+    page.locator(READY).wait_for(timeout=20_000)
+    viewer = page.locator("rayhook-viewer")
+    viewer.get_by_role("button", name="Heatmap").click()
+    return viewer
+
+
+def middle_of(viewer: Locator) -> list[int]:
+    shown = canvas_of(viewer)
+    return [int(value) for value in shown[shown.shape[0] // 2, shown.shape[1] // 2, :3]]
+
+
+def test_colour_is_shown_as_colour(page, tmp_path):
+    colours = np.zeros((48, 64, 3), np.uint8)
+    colours[...] = (200, 100, 30)
+    made = dataset(
+        colours[..., 0],
+        SamplesPerPixel=3,
+        PhotometricInterpretation="RGB",
+        PlanarConfiguration=0,
+        StudyInstanceUID=f"{ROOT}.1",
+        SeriesInstanceUID=f"{ROOT}.1.1",
+        SOPInstanceUID=f"{ROOT}.1.1.1",
+        LossyImageCompression="01",
+    )
+    made.PixelData = colours.tobytes()
+    with open_imaging(tmp_path, [encode(made)]) as imaging:
+        viewer = opened(page, imaging)
+        assert np.abs(np.subtract(middle_of(viewer), (30, 100, 200))).max() <= 2  # OpenCV's blue comes first
+        expect(viewer.locator(".rv-top-right")).to_contain_text("Lossy compressed")
+        expect(viewer.get_by_label("Window preset")).to_be_disabled()
+
+
+@pytest.mark.parametrize(("photometric", "grey"), [("MONOCHROME2", 64), ("MONOCHROME1", 191)])
+def test_a_film_is_bright_where_it_has_to_be(page, tmp_path, photometric, grey):
+    made = dataset(
+        np.full((48, 64), 1024, np.uint16),
+        PhotometricInterpretation=photometric,
+        WindowCenter=2048,
+        WindowWidth=4096,
+        PixelSpacing=None,
+        StudyInstanceUID=f"{ROOT}.1",
+        SeriesInstanceUID=f"{ROOT}.1.1",
+        SOPInstanceUID=f"{ROOT}.1.1.1",
+    )
+    with open_imaging(tmp_path, [encode(made)]) as imaging:
+        viewer = opened(page, imaging)
+        assert abs(middle_of(viewer)[0] - grey) <= 2
+        viewer.locator(".rv-frame").focus()
+        for key in ("l", "Enter", "Enter", "Shift+ArrowRight", "Enter"):
+            page.keyboard.press(key)
+        expect(viewer.locator("svg.svg-layer text")).to_contain_text("10 px")
 
 
 def test_an_ended_session_is_told(viewer, page, imaging):

@@ -133,6 +133,7 @@ function build(imageId: string, image: Known, pixels: Pixels): Types.IImage {
   const window = header.samples === 1 ? windowOf(image, values, slope, intercept) : { center: BYTE / 2, width: BYTE };
   const [rowSpacing, columnSpacing] = frame.spacing ?? [1, 1];
   const color = header.samples === 3;
+  let canvas: HTMLCanvasElement | undefined;
   return {
     imageId,
     minPixelValue: low,
@@ -145,7 +146,7 @@ function build(imageId: string, image: Known, pixels: Pixels): Types.IImage {
     windowWidth: window.width,
     voiLUTFunction: frame.voi_function as Enums.VOILUTFunctionType,
     getPixelData: () => values as Types.PixelDataTypedArray,
-    getCanvas: () => document.createElement("canvas"),
+    getCanvas: () => (canvas ??= canvasOf(values, frame, color)),
     rows: frame.rows,
     columns: frame.columns,
     height: frame.rows,
@@ -166,6 +167,21 @@ function build(imageId: string, image: Known, pixels: Pixels): Types.IImage {
       numberOfComponents: header.samples,
     }),
   } as unknown as Types.IImage;
+}
+
+/** Colour at its own levels is drawn from a canvas; grey levels always go through a window. */
+function canvasOf(values: Values, frame: Frame, color: boolean): HTMLCanvasElement {
+  const canvas = document.createElement("canvas");
+  canvas.width = frame.columns;
+  canvas.height = frame.rows;
+  const context = color ? canvas.getContext("2d") : null;
+  if (context === null) return canvas;
+  const image = context.createImageData(frame.columns, frame.rows);
+  for (let from = 0, to = 0; from < values.length; from += 3, to += 4) {
+    image.data.set([values[from] ?? 0, values[from + 1] ?? 0, values[from + 2] ?? 0, BYTE - 1], to);
+  }
+  context.putImageData(image, 0, 0);
+  return canvas;
 }
 
 /**

@@ -163,9 +163,13 @@ class Imaging:
 
 
 @contextmanager
-def open_imaging(folder: Path) -> Iterator[Imaging]:
+def open_imaging(folder: Path, images: list[bytes] | None = None) -> Iterator[Imaging]:
+    """Serve the phantom's studies, or one study of the patient that is made of `images`."""
     base_url, ehr_url, pacs_url = free_url(), free_url(), free_url()
-    files = catalogue_in(folder)
+    if images is None:
+        files = catalogue_in(folder)
+    else:
+        files = Catalogue((study_of(folder, PATIENT, 1, images, started="2026-05-01T10:00:00+00:00"),))
     registry_file = folder / "ehrs.toml"
     registry_file.write_text(demo_registry_toml(ehr_base_url=ehr_url, pacs_base_url=pacs_url))
     faults, asked = Faults(), []
