@@ -146,8 +146,10 @@ class SignOffQueue:
                 return None
             row.delivery, row.attempts = DeliveryState.PENDING.value, row.attempts + 1
             row.next_attempt_at = now + LEASE_S
-            session.add(row)
             lent = _lent(self.keyring, row)
+            if lent is not None and lent.expires_at <= now:
+                row.authorization = None
+            session.add(row)
             session.commit()
         return (lent,)
 
@@ -173,8 +175,9 @@ class SignOffQueue:
             row = _locked(session, signature.id)
             row.delivery, row.delivery_detail = done.state.value, done.detail
             row.next_attempt_at = self._next_attempt(done.state, row.attempts)
-            if done.state is DeliveryState.DELIVERED:
+            if done.state is not DeliveryState.FAILED:
                 row.authorization = None
+            if done.state is DeliveryState.DELIVERED:
                 plaintext = msgspec.json.encode(dict(done.written))
                 row.written = seal(self.keyring, ReportSignatureRow, "written", row.id, plaintext)
             session.add(row)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, TypeVar
 
+import structlog
 from fastapi import APIRouter, Depends, Form, Request
 from pydantic import BaseModel, Field
 from sqlmodel import Session
@@ -15,7 +16,7 @@ from starlette.responses import RedirectResponse, Response
 from rayhook.audit.events import AuditKind
 from rayhook.audit.record import AuditEntry
 from rayhook.auth.roles import Permission
-from rayhook.fhir.errors import Conflict, Forbidden, InvalidRequest
+from rayhook.fhir.errors import Conflict, Forbidden, InvalidRequest, NotFound, RayhookError
 from rayhook.fhir.references import oid_uri
 from rayhook.inference.answers import (
     AnswerAction,
@@ -50,6 +51,8 @@ _SIGNED = {
     SignAct.SIGN: AuditKind.SMART_APP_REPORT_SIGNED,
     SignAct.WITHDRAW: AuditKind.SMART_APP_REPORT_WITHDRAWN,
 }
+
+log = structlog.get_logger(__name__)
 
 Coded = TypeVar("Coded", bound=StrEnum)
 
@@ -168,9 +171,16 @@ class Reviewers:
     def deliver(self, viewer: Viewer, result_id: str, *, is_forced: bool = False) -> None:
         """Bring what is signed to the EHR; an EHR that is slow is not waited for, it goes on beside the page."""
         deps, token = self._deps, authorization_of(viewer)
+        with deps.sessions() as session:
+            if not load_signatures(session, deps.keyring, result_id):
+                raise NotFound("nothing of this result was signed")
 
         def bring() -> None:
-            deps.sign_off.deliver(result_id, authorization=token, is_forced=is_forced)
+            try:
+                deps.sign_off.deliver(result_id, authorization=token, is_forced=is_forced)
+            except RayhookError as error:
+                # It stays due: the service tries again by itself.
+                log.warning("signed_report_delivery_failed", code=error.code)
 
         courier = threading.Thread(target=copy_context().run, args=(bring,), daemon=True)
         courier.start()

@@ -301,6 +301,29 @@ def test_the_token_is_erased_when_the_ehr_has_the_report(site):
     assert lent is None
 
 
+def lent_tokens(site):
+    with site.database.engine.connect() as connection:
+        return connection.exec_driver_sql("SELECT authorization FROM report_signature").scalars().all()
+
+
+def test_a_token_that_may_not_write_is_not_kept(site):
+    stored = site.store()
+    site.answer_and_sign(stored, lent=site.token("patient/*.rs"))
+    site.queue.deliver(stored.id)
+    assert lent_tokens(site) == [None]
+
+
+def test_a_token_is_kept_for_the_next_try_and_no_longer_than_it_lives(site):
+    stored = site.store()
+    site.ehr.faults.fhir_status = 503
+    site.answer_and_sign(stored, lent=site.token())
+    site.queue.deliver(stored.id)
+    assert lent_tokens(site) != [None]
+    site.ahead_s = 400.0
+    site.queue.deliver_due()
+    assert lent_tokens(site) == [None]
+
+
 def test_what_was_written_is_in_the_audit(site):
     stored = site.store()
     site.answer_and_sign(stored, lent=site.token())
