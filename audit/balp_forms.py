@@ -151,6 +151,8 @@ FORMS: Final[Mapping[AuditKind, Form]] = MappingProxyType(
         AuditKind.AUDIT_LOG_PURGED: _security("110132", "Use of Restricted Function", "D", _AUDIT_LOG),
         AuditKind.AUDIT_LOG_READ: _audit_log(),
         AuditKind.AUDIT_PROOF_MADE: _audit_log(),
+        AuditKind.AUDIT_REVIEW_CHANGED: _security("110132", "Use of Restricted Function", "U", _AUDIT_LOG),
+        AuditKind.AUDIT_REVIEW_RAISED: _security("110132", "Use of Restricted Function", "C", _AUDIT_LOG),
         AuditKind.AUTH_ACCOUNT_CREATED: _ATTRIBUTES,
         AuditKind.AUTH_ACCOUNT_DISABLED: _ATTRIBUTES,
         AuditKind.AUTH_ACCOUNT_ENABLED: _ATTRIBUTES,
@@ -191,6 +193,9 @@ FORMS: Final[Mapping[AuditKind, Form]] = MappingProxyType(
         AuditKind.INFERENCE_STUDY_OUT_OF_SCOPE: _ANALYSIS,
         AuditKind.INFERENCE_STUDY_REFUSED: _ANALYSIS,
         AuditKind.SMART_APP_ACCESS_DENIED: _ACCESS_DENIED,
+        AuditKind.SMART_APP_EMERGENCY_STARTED: _security(
+            "110127", "Emergency Override Started", "E", _REPORT
+        ),
         AuditKind.SMART_APP_FHIR_READ: _read(Way.INBOUND),
         AuditKind.SMART_APP_FHIR_SEARCHED: _search(Way.INBOUND),
         AuditKind.SMART_APP_FINDING_ANSWERED: _write("update", "U", Way.INBOUND, "PatientUpdate"),
