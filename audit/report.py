@@ -102,7 +102,9 @@ def report_detail(report: ChainReport) -> dict[str, str]:
     """Return what the log keeps of a verification: counts, and the numbers by what befell them."""
     numbers = report.as_json()["sequence_numbers"]
     told = {verdict: _spans_text(spans) for verdict, spans in numbers.items() if spans}
-    other = sorted({one.kind.value for one in report.problems if not any(one.kind in k for k in _VERDICTS.values())})
+    other = sorted(
+        {one.kind.value for one in report.problems if not any(one.kind in k for k in _VERDICTS.values())}
+    )
     return {
         "events": str(report.size),
         "sealed": str(report.sealed_size),

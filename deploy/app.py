@@ -238,6 +238,8 @@ def mount(app: FastAPI, service: Service) -> None:
         report_changed=cds.results.forget_result,
         public_base_url=settings.public_base_url,
         organization=settings.organization,
+        retention=settings.retention_policy,
+        version=version("rayhook"),
     )
     app.include_router(cds_router(cds))
     app.include_router(smart_router(smart))

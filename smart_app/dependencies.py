@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from rayhook.audit.balp import Observer
 from rayhook.audit.record import AuditLog
+from rayhook.audit.retention import RetentionPolicy
 from rayhook.auth.database_types import Sessions
 from rayhook.auth.keys import Keyring
 from rayhook.auth.registry import EHRRegistry
@@ -32,6 +34,7 @@ class SMARTDependencies:
     models: those that run, in their order.  decoder: the viewer's own, so that nobody waits for a picture behind an analysis.
     held_out: evaluations by the SHA-256 of the weights that they are of.
     sign_off: brings signed reports to their EHR.
+    retention: how long events are kept.
     report_changed: is told the id of a result whose report was signed, changed or withdrawn.
     """
 
@@ -51,7 +54,19 @@ class SMARTDependencies:
     reading: Sessions | None = None
     held_out: Mapping[str, HeldOut] = field(default_factory=dict)
     report_changed: Callable[[str], None] = _ignore
+    retention: RetentionPolicy = field(default_factory=RetentionPolicy)
+    version: str = ""
     clock: Callable[[], float] = time.time
+
+    @property
+    def reading_sessions(self) -> Sessions:
+        return self.reading or self.sessions
+
+    @property
+    def observer(self) -> Observer:
+        """Return this installation, as its events in FHIR name it."""
+        bases = {ehr.id: ehr.fhir_base_urls[0] for ehr in self.registry}
+        return Observer(self.organization or "Rayhook", self.public_base_url, self.version, bases)
 
     @property
     def secure(self) -> bool:

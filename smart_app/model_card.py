@@ -166,7 +166,7 @@ def build_model_router(deps: SMARTDependencies, pages: Pages, gate: Gate) -> API
 
 
 def build_staff_model_router(deps: SMARTDependencies, pages: Pages, gate: Gate) -> APIRouter:
-    own = StaffPages(pages)
+    own = StaffPages(deps, pages)
     router = staff_router(own)
     reading = Annotated[StaffMember, Depends(gate.staffing(Permission.INFERENCE_MODEL_READ))]
 

@@ -116,7 +116,7 @@ def _shift_view(shift: ScoreShift, manifests: Sequence[Manifest]) -> ShiftView:
 
 
 def build_performance_router(deps: SMARTDependencies, pages: Pages, gate: Gate) -> APIRouter:
-    own = StaffPages(pages)
+    own = StaffPages(deps, pages)
     router = staff_router(own)
     reading = Annotated[StaffMember, Depends(gate.staffing(Permission.INFERENCE_PERFORMANCE_READ))]
 

@@ -10,11 +10,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.responses import Response
 
+from rayhook.audit.verification import is_alarmed
 from rayhook.auth.roles import Permission
 from rayhook.auth.staff_sessions import StaffMember
 from rayhook.fhir.correlation import request_id
 from rayhook.fhir.errors import InvalidRequest, RayhookError
 from rayhook.fhir.text import translatable
+from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.i18n import language_of, speaking
 from rayhook.smart_app.pages import Pages
 
@@ -67,8 +69,9 @@ LINKS: Final = (
 class StaffPages:
     """Renders the staff's templates; no EHR may show them in a frame."""
 
-    def __init__(self, pages: Pages) -> None:
+    def __init__(self, deps: SMARTDependencies, pages: Pages) -> None:
         self._pages = pages
+        self._sessions = deps.reading_sessions
 
     def render(
         self,
@@ -86,11 +89,16 @@ class StaffPages:
             member=member,
             links=[] if member is None else links_of(request, member),
             here=request.url.path,
+            is_alarmed=member is not None and self._is_alarmed(),
             **values,
         )
         policy, _, _ = response.headers["Content-Security-Policy"].partition("frame-ancestors")
         response.headers["Content-Security-Policy"] = f"{policy}frame-ancestors 'none'"
         return response
+
+    def _is_alarmed(self) -> bool:
+        with self._sessions() as session:
+            return is_alarmed(session)
 
     def problem(self, request: Request, error: RayhookError) -> Response:
         return self.render(

@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter
 
+from rayhook.smart_app.audit_router import build_audit_routers
 from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.enrolment import build_enrolment_router
 from rayhook.smart_app.pages import Pages
@@ -16,7 +17,7 @@ from rayhook.smart_app.staff_pages import StaffPages
 
 
 def build_staff_routers(deps: SMARTDependencies, pages: Pages, gate: StaffGate) -> APIRouter:
-    own = StaffPages(pages)
+    own = StaffPages(deps, pages)
     steps = SignInSteps(deps)
     router = APIRouter()
     router.include_router(build_sign_in_router(deps, own, gate, steps))
@@ -25,4 +26,5 @@ def build_staff_routers(deps: SMARTDependencies, pages: Pages, gate: StaffGate) 
     router.include_router(build_enrolment_router(deps, own, steps))
     router.include_router(build_staff_router(own, gate))
     router.include_router(build_account_router(deps, own, gate))
+    router.include_router(build_audit_routers(deps, own, gate))
     return router
