@@ -230,4 +230,4 @@ def _rule(problem: ErrorDetails) -> str:
     return f"{PREFIX}{name.upper()}: {rule}" if name else rule
 
 
-_TEST_VARIABLES = frozenset({"RAYHOOK_DATASETS", "RAYHOOK_REQUIRE_PEERS"})
+_TEST_VARIABLES = frozenset({"RAYHOOK_DATASETS", "RAYHOOK_REQUIRE_PEERS", "RAYHOOK_SCREENSHOTS"})
