@@ -29,7 +29,6 @@ _OTHER = Coding(_ENTITY_TYPE, "4", "Other")
 _PATIENT_ROLE = Coding(_ROLE, "1", "Patient")
 _QUERY_ROLE = Coding(_ROLE, "24", "Query")
 _JTI: Final = "urn:ietf:params:oauth:jti:"
-_TOKEN_TAIL: Final = 32
 _REFERENCE = re.compile(r"[A-Z][A-Za-z]{1,63}/[A-Za-z0-9.-]{1,64}")
 _PEOPLE = ("Patient/", "Person/", "Practitioner/", "PractitionerRole/", "RelatedPerson/")
 _PURPOSES = {
@@ -250,11 +249,3 @@ def _network_type(address: str) -> str:
     except ValueError:
         return "5" if "://" in address else "1"
     return "2"
-
-
-def token_tail(token: str) -> str:
-    """Return what may be said of an opaque token: its last 32 characters, and none of a shorter one.
-
-    Spec: IHE BALP, OAUTH access token use, Opaque
-    """
-    return token[-_TOKEN_TAIL:] if len(token) > 2 * _TOKEN_TAIL else ""

@@ -14,7 +14,6 @@ from rayhook.audit.events import AuditKind
 DCM: Final = "http://dicom.nema.org/resources/ontology/DCM"
 REST: Final = "http://hl7.org/fhir/restful-interaction"
 EVENT_TYPE: Final = "http://terminology.hl7.org/CodeSystem/audit-event-type"
-LIFECYCLE: Final = "http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle"
 AUTHZ: Final = "https://profiles.ihe.net/ITI/BALP/CodeSystem/AuthZsubType"
 _PROFILE: Final = "https://profiles.ihe.net/ITI/BALP/StructureDefinition/IHE.BasicAudit."
 
