@@ -126,7 +126,7 @@ def report_content(source: ResultSource, review: Review | None = None) -> Conten
             observer_person_context=person, observer_device_context=_observer(source)
         ),
         procedure_reported=procedure(source),
-        imaging_measurements=[*_groups(source)],
+        imaging_measurements=[*_groups(source, review)],
         title=codes.DCM.ImagingMeasurementReport,
         referenced_images=[_library_image(source.header)],
     )
@@ -209,17 +209,23 @@ def _parameters(source: ResultSource) -> Iterator[str]:
 
 
 def _groups(
-    source: ResultSource,
+    source: ResultSource, review: Review | None
 ) -> Iterator[MeasurementsAndQualitativeEvaluations | PlanarROIMeasurementsAndQualitativeEvaluations]:
-    """Yield one group a finding, or a label without an answer, then one a point that was rated."""
+    """Yield one group a finding, or a label without an answer, then one a point that was rated.
+
+    Once a person has signed, a finding's answer is theirs, and the points have the model's numbers alone.
+    """
     if source.result.status is AnalysisStatus.ANALYSED:
-        yield from (_finding_group(source, finding) for finding in source.result.findings)
-        yield from (_mark_group(source, *mark) for mark in strongest_marks(source))
+        yield from (_finding_group(source, finding, review) for finding in source.result.findings)
+        signed = review is not None
+        yield from (_mark_group(source, *mark, is_signed=signed) for mark in strongest_marks(source))
     else:
         yield from (_unanswered_group(source, label) for label in _labels(source))
 
 
-def _finding_group(source: ResultSource, finding: Finding) -> MeasurementsAndQualitativeEvaluations:
+def _finding_group(
+    source: ResultSource, finding: Finding, review: Review | None
+) -> MeasurementsAndQualitativeEvaluations:
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             observation_uid(source.result, finding.code), finding.display[:64]
@@ -231,9 +237,7 @@ def _finding_group(source: ResultSource, finding: Finding) -> MeasurementsAndQua
             Measurement(codes.DCM.Probability, _number(finding.probability), _NO_UNITS),
             Measurement(_THRESHOLD, _number(finding.threshold), _NO_UNITS),
         ],
-        qualitative_evaluations=[
-            QualitativeEvaluation(_ANSWER, _POSITIVE if finding.positive else _NEGATIVE)
-        ],
+        qualitative_evaluations=[QualitativeEvaluation(_ANSWER, _answer(finding, review))],
         source_images=[_image(source)] if source.result.key_image else None,
     )
 
@@ -260,7 +264,7 @@ def strongest_marks(source: ResultSource) -> list[tuple[InstanceResult, Mark]]:
 
 
 def _mark_group(
-    source: ResultSource, one: InstanceResult, mark: Mark
+    source: ResultSource, one: InstanceResult, mark: Mark, *, is_signed: bool
 ) -> PlanarROIMeasurementsAndQualitativeEvaluations:
     """Return the group of one point.
 
@@ -286,7 +290,7 @@ def _mark_group(
         algorithm_id=_algorithm(source),
         finding_sites=_sites(label.body_site.code, label.body_site.display),
         measurements=measurements,
-        qualitative_evaluations=[QualitativeEvaluation(_ANSWER, answer)],
+        qualitative_evaluations=None if is_signed else [QualitativeEvaluation(_ANSWER, answer)],
     )
 
 
@@ -308,13 +312,17 @@ def _answers(source: ResultSource, review: Review | None) -> Iterator[tuple[Code
     if source.result.status is AnalysisStatus.ANALYSED:
         for finding in source.result.findings:
             concept = _concept(finding.system, finding.code, finding.display)
-            answer = _POSITIVE if finding.positive else _NEGATIVE
-            if review is not None:
-                answer = _REVIEWED[review.answers.get(finding.code)]
-            yield concept, answer
+            yield concept, _answer(finding, review)
         return
     for label in _labels(source):
         yield _concept(label.finding.system, label.finding.code, label.finding.display), _UNDETERMINED
+
+
+def _answer(finding: Finding, review: Review | None) -> Code:
+    """Return what counts: a verified document must not hold the model's answer beside another of who signed it."""
+    if review is not None:
+        return _REVIEWED[review.answers.get(finding.code)]
+    return _POSITIVE if finding.positive else _NEGATIVE
 
 
 def _name_observations(root: Dataset) -> None:

@@ -15,10 +15,12 @@ from rayhook.inference.structured_report import Review, other_images, report_con
 def build_verified_report(source: ResultSource, review: Review, predecessor: ObjectNames) -> Dataset:
     """Return the report as a new instance that a person answers for; the one before stays as it is.
 
-    Groups keep what the model measured; the answers on the study are the person's.
+    Groups keep what the model measured; every answer is the person's. Its UID is of this one signature: two
+    results of the same images share their other UIDs, and must not share what was signed.
     """
     arguments = source.arguments(ObjectKind.VERIFIED_SR)
-    arguments["sop_instance_uid"] = source.uid(ObjectKind.VERIFIED_SR, f"instance.{review.version}")
+    signed_as = f"instance.{review.version}.{review.at.isoformat()}.{review.name}"
+    arguments["sop_instance_uid"] = source.uid(ObjectKind.VERIFIED_SR, signed_as)
     arguments["instance_number"] = review.version
     made = Comprehensive3DSR(
         evidence=[plain(source.header), *other_images(source)],

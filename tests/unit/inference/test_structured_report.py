@@ -234,3 +234,40 @@ def test_a_verified_report_gives_the_persons_answer():
 def test_each_signature_is_an_instance_of_its_own():
     uids = {verified(version=n).sop_instance_uid for n in (2, 3)}
     assert len(uids | {objects_of(*analysed())["sr"].sop_instance_uid}) == 3
+
+
+def test_a_verified_report_holds_no_answer_but_the_persons():
+    report = dcmread(BytesIO(verified().data))
+    (groups,) = find(report, "Imaging Measurements")
+    answers = [i.ConceptCodeSequence[0].CodeMeaning for i in find(groups, "Has interpretation")]
+    assert answers == ["Negative"]
+
+
+def test_a_rejected_answer_is_undetermined_everywhere():
+    report = dcmread(BytesIO(verified(answers={"126952004": None}).data))
+    (groups,) = find(report, "Imaging Measurements")
+    answers = [i.ConceptCodeSequence[0].CodeMeaning for i in find(groups, "Has interpretation")]
+    assert answers == ["Undetermined"]
+
+
+def test_the_points_of_a_verified_report_have_the_models_numbers_alone(tmp_path):
+    result, manifest = rated_points()
+    (made,) = build_verified(
+        result.source_header,
+        result,
+        manifest,
+        organization="Demo hospital",
+        review=replace(REVIEW, answers={finding.code: False for finding in result.findings}),
+        predecessor=BEFORE,
+    )
+    (groups,) = find(dcmread(BytesIO(made.data)), "Imaging Measurements")
+    answers = {i.ConceptCodeSequence[0].CodeMeaning for i in find(groups, "Has interpretation")}
+    assert (answers, errors(made.data, tmp_path)) == ({"Negative"}, [])
+
+
+def test_what_another_signed_on_the_same_images_is_another_instance():
+    later = verified(name="Dr. Cy Dahl").sop_instance_uid
+    assert later not in {
+        verified().sop_instance_uid,
+        verified(at=REVIEW.at.replace(hour=12)).sop_instance_uid,
+    }
