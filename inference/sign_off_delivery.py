@@ -26,7 +26,6 @@ _VERSIONED = re.compile(
 )
 _ETAG = re.compile(r'(?:W/)?"(?P<version>[A-Za-z0-9.-]{1,64})"')
 _REVISED_TYPES = ("DiagnosticReport", "Observation")
-_MODEL_WROTE = frozenset({"cancelled", "preliminary"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +100,9 @@ class _Writer:
         if not copies:
             self.client.transaction(transaction(self.stored.resources), deadline_s=DEADLINE_S)
             copies = self._copies()
+            if self._missing(copies):
+                # Its index is behind: a conditional create would find them after all, and change nothing.
+                raise UpstreamError("the EHR does not find what it took", code="not_found_at_ehr")
         if not self.is_forced:
             self._expect_ours(copies)
         sent = (*self._supporting(), *self.resources)
@@ -117,24 +119,30 @@ class _Writer:
 
     def _copies(self) -> dict[str, _Copy]:
         """Return the EHR's copies of our report and Observations, by our own reference."""
-        ours = (one for one in (*self.stored.resources, *self.resources))
-        wanted = {_key(one): local_reference(one) for one in ours if one["resourceType"] in _REVISED_TYPES}
+        ours = (one for one in (*self.stored.resources, *self.resources) if _is_revised(one))
+        wanted = {_keys(one)[0]: local_reference(one) for one in ours}
         copies: dict[str, _Copy] = {}
         for kind in _REVISED_TYPES:
             keys = sorted(key for key, local in wanted.items() if local.startswith(f"{kind}/"))
             query = [("identifier", ",".join(keys)), ("patient", self.stored.patient_id)]
             for one in self.client.search(kind, query, deadline_s=DEADLINE_S):
-                local = wanted.get(_key(one))
+                local = next((wanted[key] for key in _keys(one) if key in wanted), None)
                 if local is not None and one["resourceType"] == kind:
                     version = str(one.get("meta", {}).get("versionId", ""))
                     copies[local] = _Copy(one["id"], version, str(one.get("status")))
         return copies
 
+    def _missing(self, copies: Mapping[str, _Copy]) -> bool:
+        return any(local_reference(one) not in copies for one in self.stored.resources if _is_revised(one))
+
     def _expect_ours(self, copies: Mapping[str, _Copy]) -> None:
-        """Raise UpstreamConflict where the EHR's copy is not the one that was written last."""
+        """Raise UpstreamConflict where the EHR's copy is not the one that was written last, or was deleted."""
+        if self._missing(copies):
+            raise UpstreamConflict("the EHR's copy was deleted by somebody else", code="deleted_at_ehr")
+        made = {local_reference(one): str(one["status"]) for one in self.stored.resources if _is_revised(one)}
         for local, copy in copies.items():
             last = self.written_before.get(local)
-            is_ours = copy.status in _MODEL_WROTE
+            is_ours = copy.status == made.get(local)
             if last is not None:
                 is_ours = last == f"{local.partition('/')[0]}/{copy.id}/_history/{copy.version}"
             if not is_ours:
@@ -184,9 +192,13 @@ def _relinked(value: Any, links: Mapping[str, str]) -> Any:
     return copy
 
 
-def _key(resource: Mapping[str, Any]) -> str:
-    identifier: Mapping[str, Any] = next(iter(resource.get("identifier", [])), {})
-    return f"{identifier.get('system', '')}|{identifier.get('value', '')}"
+def _is_revised(resource: Mapping[str, Any]) -> bool:
+    return resource["resourceType"] in _REVISED_TYPES
+
+
+def _keys(resource: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return all identifiers: our own is our resources' first, but an EHR may put one of its own before it."""
+    return tuple(f"{one.get('system', '')}|{one.get('value', '')}" for one in resource.get("identifier", []))
 
 
 def _written(entry: Mapping[str, Any]) -> str:

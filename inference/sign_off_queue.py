@@ -1,12 +1,13 @@
 """Signed reports on their way to the EHR: tried at once, and again until the EHR has them."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 import structlog
+from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from rayhook.audit.events import AuditKind, Outcome
@@ -78,7 +79,7 @@ class SignOffQueue:
         if stored is None or not signatures:
             raise NotFound("nothing of this result was signed")
         written: dict[str, str] = {}
-        for signature in signatures:
+        for place, signature in enumerate(signatures):
             if signature.delivery is DeliveryState.DELIVERED:
                 written |= signature.written
                 continue
@@ -88,6 +89,7 @@ class SignOffQueue:
             token = self._token(stored, (authorization, lent[0]))
             done = self._attempt(stored, signature, written, token, is_forced=is_forced)
             if done.state is not DeliveryState.DELIVERED:
+                self._hold_back(signatures[place + 1 :], done)
                 return done.state
             written |= done.written
             if (
@@ -103,13 +105,18 @@ class SignOffQueue:
         query = (
             select(ReportSignatureRow.result_id)
             .where(col(ReportSignatureRow.next_attempt_at) <= self.clock())
-            .distinct()
+            .group_by(ReportSignatureRow.result_id)
+            .order_by(func.min(col(ReportSignatureRow.next_attempt_at)))
             .limit(_AT_ONCE)
         )
         with self.sessions() as session:
             due = list(session.exec(query))
         for result_id in due:
-            self.deliver(result_id, is_asked=False)
+            try:
+                self.deliver(result_id, is_asked=False)
+            except RayhookError as error:
+                # The others are due all the same; this one stays so until its lease is over.
+                log.warning("signed_report_delivery_failed", code=error.code)
         return len(due)
 
     def _attempt(
@@ -136,6 +143,18 @@ class SignOffQueue:
             )
         self._record(stored, signature, done)
         return done
+
+    def _hold_back(self, later: Sequence[Signature], done: SignedDelivery) -> None:
+        """Let the versions after one that the EHR lacks wait with it: due by themselves, they would be for ever."""
+        with self.sessions() as session:
+            for signature in later:
+                row = _locked(session, signature.id)
+                if row.delivery == DeliveryState.DELIVERED:
+                    continue
+                row.delivery = done.state.value
+                row.next_attempt_at = self._next_attempt(done.state, max(1, row.attempts))
+                session.add(row)
+            session.commit()
 
     def _claim(self, signature_id: str, *, is_asked: bool) -> tuple[Authorization | None] | None:
         """Take one version for LEASE_S, with the token lent for it; None where another has it."""

@@ -334,3 +334,61 @@ def test_what_was_written_is_in_the_audit(site):
         "fhir:result:written",
         True,
     )
+
+
+def test_a_copy_with_an_identifier_of_the_ehrs_own_is_found_again(site):
+    stored = site.store()
+    site.ehr.store.transaction(json.loads(encode_json(transaction(stored.resources))))
+    for kind in ("DiagnosticReport", "Observation"):
+        for one in site.ehr.store.search(kind, [("patient", "patient-1")]):
+            own = {"system": "urn:ehr:accession", "value": one["id"]}
+            site.ehr.store.update(one | {"identifier": [own, *one["identifier"]]})
+    site.answer_and_sign(stored, lent=site.token())
+    assert site.queue.deliver(stored.id) is DeliveryState.DELIVERED
+    assert [report["status"] for report in site.reports] == ["final"]
+
+
+def test_a_report_that_somebody_cancelled_is_not_signed_over(site):
+    stored = site.store()
+    site.ehr.store.transaction(json.loads(encode_json(transaction(stored.resources))))
+    site.ehr.store.update(site.reports[0] | {"status": "cancelled"})
+    site.answer_and_sign(stored, lent=site.token())
+    assert site.queue.deliver(stored.id) is DeliveryState.CONFLICT
+    assert [report["status"] for report in site.reports] == ["cancelled"]
+
+
+def test_an_observation_that_somebody_deleted_is_not_made_again_unasked(site):
+    stored = site.store()
+    site.ehr.store.transaction(json.loads(encode_json(transaction(stored.resources))))
+    kept = site.ehr.store.search("Observation", [("patient", "patient-1")])
+    for one in kept:
+        site.ehr.store.update(one | {"identifier": [{"system": "urn:other", "value": "1"}]})
+    site.answer_and_sign(stored, lent=site.token())
+    assert site.queue.deliver(stored.id) is DeliveryState.CONFLICT
+    assert (
+        site.queue.deliver(stored.id, authorization=site.token(), is_forced=True) is DeliveryState.DELIVERED
+    )
+
+
+def test_a_version_behind_one_that_waits_for_a_person_is_not_due_for_ever(site):
+    stored = site.store()
+    site.answer_and_sign(stored)
+    site.queue.deliver(stored.id)
+    site.answer_and_sign(stored, ABSENT, act=SignAct.CORRECT, expected=1)
+    site.queue.deliver(stored.id)
+    assert [one.delivery for one in site.signed(stored)] == [DeliveryState.NOT_PERMITTED] * 2
+    site.ahead_s = 100.0
+    assert site.queue.deliver_due() == 0
+
+
+def test_a_version_held_back_is_written_with_the_one_before(site):
+    stored = site.store()
+    site.ehr.faults.fhir_status = 503
+    site.answer_and_sign(stored, lent=site.token())
+    site.queue.deliver(stored.id)
+    site.answer_and_sign(stored, ABSENT, act=SignAct.CORRECT, expected=1, lent=site.token())
+    site.queue.deliver(stored.id)
+    site.ehr.faults.fhir_status = None
+    site.ahead_s = 100.0
+    site.queue.deliver_due()
+    assert [version["status"] for version in site.history] == ["preliminary", "final", "corrected"]
