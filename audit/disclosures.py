@@ -122,6 +122,7 @@ def accounting(
     patient_id: str,
     asked_at: datetime,
     since: datetime | None = None,
+    until: datetime | None = None,
     with_operations: bool = False,
 ) -> Accounting:
     """Return the accounting of disclosures of the six years before `asked_at`, or of the shorter time asked for.
@@ -132,15 +133,16 @@ def accounting(
     begin = earliest if since is None else since
     if begin < earliest:
         raise InvalidRequest("an accounting goes six years back at most", expression="since")
+    end = asked_at if until is None else min(until, asked_at)
     found = list(
-        access_report(session, keyring, ehr_id=ehr_id, patient_id=patient_id, since=begin, until=asked_at)
+        access_report(session, keyring, ehr_id=ehr_id, patient_id=patient_id, since=begin, until=end)
     )
     lines = found if with_operations else [line for line in found if line.purpose not in _OPERATIONS]
     return Accounting(
         ehr_id=ehr_id,
         patient_id=patient_id,
         since=begin,
-        until=asked_at,
+        until=end,
         lines=tuple(lines),
         left_out=len(found) - len(lines),
         due_at=asked_at + _ANSWER_WITHIN,

@@ -1,6 +1,6 @@
 """The tables of the audit: rows are added, never changed; events go only where a signed tombstone stays."""
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, Text
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 
@@ -140,6 +140,32 @@ class AuditDeliveryRow(SQLModel, table=True):
     changed_at: str = Field(max_length=27)
 
 
+class AuditReviewItemRow(SQLModel, table=True):
+    """Something that a rule for unusual access found, and what became of it."""
+
+    __tablename__ = "audit_review_item"
+    __table_args__ = (UniqueConstraint("rule", "seq", name="uq_audit_review_item_rule_seq"),)
+
+    id: str = Field(primary_key=True, max_length=32)
+    rule: str = Field(max_length=32)
+    seq: int = Field(sa_column=Column(BigInteger, nullable=False))
+    raised_at: str = Field(max_length=27)
+    state: str = Field(max_length=16)
+    subject_sealed: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    note_sealed: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
+    changed_at: str | None = Field(default=None, max_length=27)
+    changed_by_sealed: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
+
+
+class AuditWatchRow(SQLModel, table=True):
+    """How far the rules have looked; one row."""
+
+    __tablename__ = "audit_watch"
+
+    id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    position: int = Field(sa_column=Column(BigInteger, nullable=False))
+
+
 AUDIT_EVENT = SQLModel.metadata.tables[AuditEventRow.__tablename__]
 AUDIT_ENTITY = SQLModel.metadata.tables[AuditEntityRow.__tablename__]
 AUDIT_CHECKPOINT = SQLModel.metadata.tables[AuditCheckpointRow.__tablename__]
@@ -148,3 +174,5 @@ AUDIT_TOMBSTONE = SQLModel.metadata.tables[AuditTombstoneRow.__tablename__]
 AUDIT_PURGE = SQLModel.metadata.tables[AuditPurgeRow.__tablename__]
 AUDIT_HOLD = SQLModel.metadata.tables[AuditHoldRow.__tablename__]
 AUDIT_DELIVERY = SQLModel.metadata.tables[AuditDeliveryRow.__tablename__]
+AUDIT_REVIEW_ITEM = SQLModel.metadata.tables[AuditReviewItemRow.__tablename__]
+AUDIT_WATCH = SQLModel.metadata.tables[AuditWatchRow.__tablename__]

@@ -152,7 +152,7 @@ def search(
         found += session.execute(query).mappings().all()
     found.sort(key=lambda row: (row["recorded_at"], row["seq"]), reverse=True)
     shown = found[:limit]
-    unreadable = tuple(row["seq"] for row in shown if is_lenient and not _is_readable(row))
+    unreadable = tuple(row["seq"] for row in shown if is_lenient and not is_readable(row))
     records = tuple(
         opened(keyring, row, is_lenient=is_lenient) for row in shown if row["seq"] not in unreadable
     )
@@ -162,12 +162,12 @@ def search(
 def find_event(session: Session, keyring: Keyring, seq: int) -> AuditRecord:
     """Return one event, as far as it can be read. Raises NotFound."""
     row = session.execute(select(AUDIT_EVENT).where(_EVENT.seq == seq)).mappings().first()
-    if row is None or not _is_readable(row):
+    if row is None or not is_readable(row):
         raise NotFound("there is no event of this number", code="event_not_found")
     return opened(keyring, row, is_lenient=True)
 
 
-def _is_readable(row: RowMapping) -> bool:
+def is_readable(row: RowMapping) -> bool:
     try:
         datetime.fromisoformat(row["recorded_at"])
         return bool(AuditKind(row["kind"]) and Outcome(row["outcome"]) in Outcome)
