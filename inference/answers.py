@@ -205,7 +205,7 @@ class FindingAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """All answers to one result, the oldest first."""
+    """All answers to one result, the oldest of each finding first."""
 
     history: tuple[FindingAnswer, ...] = ()
 
@@ -249,7 +249,8 @@ def load_answers(session: Session, keyring: Keyring, result_id: str) -> Answers:
     query = (
         select(FindingAnswerRow)
         .where(FindingAnswerRow.result_id == result_id)
-        .order_by(col(FindingAnswerRow.answered_at), col(FindingAnswerRow.version))
+        # By version first: the clocks of two servers may differ, and the older answer must not count.
+        .order_by(col(FindingAnswerRow.version), col(FindingAnswerRow.answered_at))
     )
     return Answers(tuple(_opened(keyring, row) for row in session.exec(query)))
 
@@ -274,6 +275,8 @@ def record_answer(
     lock_result(session, stored.id)
     finding = draft.finding or f"{_ADDED_PREFIX}{uuid.uuid4().hex[:12]}"
     current = load_answers(session, keyring, stored.id)
+    if draft.finding and is_added(finding) and not current.version(finding):
+        raise _invalid("finding", "must be one that a person added to this result")
     if current.version(finding) != expected_version:
         raise Conflict("somebody else has answered this finding since you opened it", code="answer_overtaken")
     answer = FindingAnswer(

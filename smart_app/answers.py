@@ -29,6 +29,7 @@ from rayhook.inference.answers import (
     Person,
     finding_of,
     load_answers,
+    lock_result,
     record_answer,
 )
 from rayhook.inference.job_table import Authorization
@@ -108,44 +109,58 @@ class Overtaken:
 class Reviewers:
     """Stores what people answer and sign, each with its audit event in the same transaction."""
 
-    def __init__(self, deps: SMARTDependencies, views: ResultViews) -> None:
+    def __init__(self, deps: SMARTDependencies, views: ResultViews, gate: Gate) -> None:
         self._deps = deps
         self._views = views
+        self._gate = gate
 
     def answer(
         self, viewer: Viewer, result_id: str, draft: AnswerDraft, *, expected: int
     ) -> FindingAnswer | Overtaken:
-        """Store an answer; raises Forbidden where the report is signed and the viewer may not change it."""
+        """Store an answer.
+
+        Raises Forbidden, told to the audit, where the report is signed and the viewer may not change it.
+        """
         stored = self._views.result(viewer, result_id, part="answer")
         deps = self._deps
         with deps.sessions() as session:
+            # Locked before it is looked at: somebody may be about to sign.
+            lock_result(session, stored.id)
             signatures = load_signatures(session, deps.keyring, stored.id)
-            if not may_answer(viewer, report_status(signatures)):
-                raise Forbidden("the report is signed: only who may sign can change its answers")
-            try:
-                answer = record_answer(
-                    session,
-                    deps.keyring,
-                    stored,
-                    draft,
-                    expected_version=expected,
-                    by=person_of(viewer),
-                    clock=deps.clock,
-                )
-            except Conflict as error:
-                if error.code != "answer_overtaken":
-                    raise
-                return Overtaken(stored, load_answers(session, deps.keyring, stored.id), draft)
-            detail = {
-                "action": answer.action.value,
-                "finding": answer.finding,
-                "reason": draft.reason.value if draft.reason else "",
-                "version": str(answer.version),
-            }
-            deps.audit.record(
-                session, self._entry(viewer, stored, AuditKind.SMART_APP_FINDING_ANSWERED, detail)
+            may = may_answer(viewer, report_status(signatures))
+            if may:
+                kept = self._kept(session, viewer, stored, draft, expected=expected)
+        if not may:
+            error = Forbidden("the report is signed: only who may sign can change its answers")
+            raise self._gate.refused(error, viewer.user, permission=Permission.SMART_APP_REPORT_SIGN)
+        return kept
+
+    def _kept(
+        self, session: Session, viewer: Viewer, stored: StoredResult, draft: AnswerDraft, *, expected: int
+    ) -> FindingAnswer | Overtaken:
+        deps = self._deps
+        try:
+            answer = record_answer(
+                session,
+                deps.keyring,
+                stored,
+                draft,
+                expected_version=expected,
+                by=person_of(viewer),
+                clock=deps.clock,
             )
-            session.commit()
+        except Conflict as error:
+            if error.code != "answer_overtaken":
+                raise
+            return Overtaken(stored, load_answers(session, deps.keyring, stored.id), draft)
+        detail = {
+            "action": answer.action.value,
+            "finding": answer.finding,
+            "reason": draft.reason.value if draft.reason else "",
+            "version": str(answer.version),
+        }
+        deps.audit.record(session, self._entry(viewer, stored, AuditKind.SMART_APP_FINDING_ANSWERED, detail))
+        session.commit()
         return answer
 
     def sign(self, viewer: Viewer, result_id: str, act: SignAct, *, seen: str, reason: str) -> None:
@@ -153,18 +168,23 @@ class Reviewers:
         stored = self._views.result(viewer, result_id, part="signature")
         deps = self._deps
         request = SignRequest(act=act, by=person_of(viewer), seen=seen, reason=reason)
-        with deps.sessions() as session:
-            sign(
-                session,
-                deps.keyring,
-                stored,
-                request,
-                manifest=manifest_of(stored.result.model, deps.manifests),
-                authorization=authorization_of(viewer),
-                clock=deps.clock,
-            )
-            deps.audit.record(session, self._signed_entry(session, viewer, stored, act))
-            session.commit()
+        try:
+            with deps.sessions() as session:
+                sign(
+                    session,
+                    deps.keyring,
+                    stored,
+                    request,
+                    manifest=manifest_of(stored.result.model, deps.manifests),
+                    authorization=authorization_of(viewer),
+                    clock=deps.clock,
+                )
+                deps.audit.record(session, self._signed_entry(session, viewer, stored, act))
+                session.commit()
+        except Forbidden as error:
+            raise self._gate.refused(
+                error, viewer.user, permission=Permission.SMART_APP_REPORT_SIGN
+            ) from error
         deps.report_changed(stored.id)
         self.deliver(viewer, stored.id)
 
@@ -201,6 +221,7 @@ class Reviewers:
             kind,
             ehr_id=viewer.ehr.id,
             agent=agent_of(viewer.user),
+            client_id=viewer.user.client_id,
             patient_id=viewer.patient_id,
             entities=(
                 f"Patient/{viewer.patient_id}",
@@ -214,7 +235,7 @@ class Reviewers:
 def build_answer_router(deps: SMARTDependencies, pages: Pages, gate: Gate) -> APIRouter:
     router = APIRouter(route_class=page_route(pages), include_in_schema=False)
     views = ResultViews(deps, gate)
-    reviewers = Reviewers(deps, views)
+    reviewers = Reviewers(deps, views, gate)
     answering = Annotated[Viewer, Depends(gate.viewing(Permission.SMART_APP_FINDING_ANSWER))]
     signing = Annotated[Viewer, Depends(gate.viewing(Permission.SMART_APP_REPORT_SIGN))]
 

@@ -237,3 +237,25 @@ def test_another_patients_answers_are_not_in_the_summary(store, answer, database
     answer(store(), ACCEPT)
     with database.reading() as session:
         assert answer_summary(session, keyring, "ehr", "patient-2") == {}
+
+
+def test_the_newest_version_counts_whatever_the_clocks_say(store, database, keyring, answers):
+    stored = store()
+    for draft, version, now in ((ACCEPT, 0, 1_000_000.0), (EDIT, 1, 999_000.0)):
+        with database.sessions() as session:
+            record_answer(
+                session, keyring, stored, draft, expected_version=version, by=ANNA, clock=lambda now=now: now
+            )
+            session.commit()
+    assert (answers(stored).version(CODE), answers(stored).latest[CODE].action) == (2, AnswerAction.EDITED)
+
+
+@pytest.mark.parametrize("name", ["added-0123456789ab", "added-a.b:c"])
+@pytest.mark.parametrize("action", [AnswerAction.ADDED, AnswerAction.WITHDRAWN])
+def test_nobody_names_an_added_finding_but_us(store, answer, name, action):
+    draft = replace(ADD, finding=name)
+    if action is AnswerAction.WITHDRAWN:
+        draft = AnswerDraft(finding=name, action=action, reason=AnswerReason.TAKEN_BACK)
+    with pytest.raises(InvalidRequest) as refused:
+        answer(store(), draft)
+    assert refused.value.expression == "finding"

@@ -318,3 +318,14 @@ def test_a_clinician_does_not_change_what_is_signed(desk, clinician):
     desk.sign()
     assert clinician.change(version=1).status_code == 403
     assert len(desk.answers.history) == 1
+
+
+def test_who_may_not_change_what_is_signed_is_in_the_audit(desk, clinician, world):
+    desk.accept()
+    desk.sign()
+    clinician.change(version=1)
+    event = world.audited()[0]
+    assert (str(event.kind), event.detail["permission"]) == (
+        "smart_app:access:denied",
+        "smart_app:report:sign",
+    )
