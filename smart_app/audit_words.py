@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Final
 
+from rayhook.audit.disclosures import Disclosed
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.review import AuditRecord
+from rayhook.audit.unusual import ReviewState
 from rayhook.audit.watch import Rule
 from rayhook.fhir.text import translatable
 from rayhook.smart_app.i18n import gettext as _
@@ -106,6 +108,18 @@ OUTCOMES: Final[Mapping[Outcome, str]] = {
     Outcome.MAJOR_FAILURE: translatable("Serious alarm"),
 }
 
+DISCLOSED: Final[Mapping[Disclosed, str]] = {
+    Disclosed.ANALYSED: translatable("analysed by a model of this service"),
+    Disclosed.ANSWERED: translatable("told to the clinician's system as a card"),
+    Disclosed.EXPORTED: translatable("written to a file"),
+    Disclosed.NOTHING: "",
+    Disclosed.READ: translatable("read from the hospital's record system by this service"),
+    Disclosed.RETRIEVED: translatable("images retrieved from the hospital's archive by this service"),
+    Disclosed.SEEN: translatable("seen"),
+    Disclosed.SENT: translatable("written to the hospital's own systems"),
+    Disclosed.SIGNED: translatable("answered or signed"),
+}
+
 PURPOSES: Final[Mapping[str, str]] = {
     "BTG": translatable("an emergency"),
     "HLEGAL": translatable("a legal reason"),
@@ -114,6 +128,12 @@ PURPOSES: Final[Mapping[str, str]] = {
     "HSYSADMIN": translatable("running the system"),
     "PATRQT": translatable("a request of the patient"),
     "TREAT": translatable("treatment"),
+}
+
+REVIEW_STATES: Final[Mapping[ReviewState, str]] = {
+    ReviewState.OPEN: translatable("Open"),
+    ReviewState.UNDER_REVIEW: translatable("Under review"),
+    ReviewState.CLOSED: translatable("Closed"),
 }
 
 RULES: Final[Mapping[Rule, str]] = {

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 from rayhook.audit.balp import Observer
 from rayhook.audit.record import AuditLog
 from rayhook.audit.retention import RetentionPolicy
+from rayhook.audit.unusual import Watching
+from rayhook.audit.verification import Verifier
 from rayhook.auth.database_types import Sessions
 from rayhook.auth.keys import Keyring
 from rayhook.auth.registry import EHRRegistry
@@ -35,6 +37,7 @@ class SMARTDependencies:
     held_out: evaluations by the SHA-256 of the weights that they are of.
     sign_off: brings signed reports to their EHR.
     retention: how long events are kept.
+    watching: looks for unusual access; verifier: verifies the log.  Pages make their own where there is none.
     report_changed: is told the id of a result whose report was signed, changed or withdrawn.
     """
 
@@ -54,6 +57,8 @@ class SMARTDependencies:
     reading: Sessions | None = None
     held_out: Mapping[str, HeldOut] = field(default_factory=dict)
     report_changed: Callable[[str], None] = _ignore
+    watching: Watching | None = None
+    verifier: Verifier | None = None
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
     version: str = ""
     clock: Callable[[], float] = time.time
