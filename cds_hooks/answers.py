@@ -46,7 +46,7 @@ def topic_of(result: StudyResult, review: SignedReview | None = None) -> Topic:
     if review is not None:
         if not review.is_issued:
             return Topic.WITHDRAWN
-        return Topic.FINDING if review.present else Topic.NO_FINDING
+        return Topic.FINDING if review.is_open else Topic.NO_FINDING
     if result.found_nothing_to_rate:
         return Topic.NOTHING_TO_RATE
     if result.status is AnalysisStatus.ANALYSED:

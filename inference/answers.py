@@ -204,6 +204,16 @@ class FindingAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerMark:
+    """What one answer comes to. value: None for no statement."""
+
+    finding: str
+    version: int
+    action: AnswerAction
+    value: FindingValue | None
+
+
+@dataclass(frozen=True, slots=True)
 class Answers:
     """All answers to one result, the oldest of each finding first."""
 
@@ -301,19 +311,21 @@ def finding_of(stored: StoredResult, code: str) -> Finding | None:
     return next((finding for finding in stored.result.findings if finding.code == code), None)
 
 
-def newest_actions(
+def load_marks(
     session: Session, keyring: Keyring, ehr_id: str, patient_id: str
-) -> Mapping[str, Mapping[str, AnswerAction]]:
-    """Return the newest action on each finding of each of the patient's results, by result id and finding."""
+) -> Mapping[str, Sequence[AnswerMark]]:
+    """Return all answers to the patient's results without their words, by result id; the oldest of each first."""
     query = (
         select(FindingAnswerRow)
         .where(FindingAnswerRow.patient_index == patient_index(keyring, ehr_id, patient_id))
         .order_by(col(FindingAnswerRow.version))
     )
-    newest: dict[str, dict[str, AnswerAction]] = {}
+    marks: dict[str, list[AnswerMark]] = {}
     for row in session.exec(query):
-        newest.setdefault(row.result_id, {})[row.finding] = AnswerAction(row.action)
-    return newest
+        value = None if row.value is None else FindingValue(row.value)
+        mark = AnswerMark(row.finding, row.version, AnswerAction(row.action), value)
+        marks.setdefault(row.result_id, []).append(mark)
+    return marks
 
 
 def is_added(finding: str) -> bool:

@@ -1,7 +1,7 @@
 """How far people are with a patient's results: what was answered, what was signed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sqlmodel import Session
 
@@ -9,11 +9,12 @@ from rayhook.auth.keys import Keyring
 from rayhook.fhir.codes import DiagnosticReportStatus
 from rayhook.inference.answers import (
     AnswerAction,
+    AnswerMark,
     Answers,
     FindingValue,
     is_added,
     load_answers,
-    newest_actions,
+    load_marks,
 )
 from rayhook.inference.review_text import day_of, person_text
 from rayhook.inference.signature import load_acts, load_signatures
@@ -32,6 +33,7 @@ class AnswerState:
 
     answered: how many of the model's findings have an answer.  added: findings that people added.
     status: of the report.  at, by: of the newest signature, change or withdrawal.
+    said: what it says of each finding, None for no statement; empty where nobody signed.
     """
 
     answered: int = 0
@@ -39,25 +41,41 @@ class AnswerState:
     status: DiagnosticReportStatus = DiagnosticReportStatus.PRELIMINARY
     at: float | None = None
     by: str | None = None
+    said: Mapping[str, FindingValue | None] = field(default_factory=dict)
 
     @property
     def is_signed(self) -> bool:
         """Return whether a person has signed the report, and it has not been withdrawn."""
         return self.status in _ISSUED
 
+    @property
+    def says_present(self) -> bool:
+        """Return whether a signed report says of any finding that it is there."""
+        return self.is_signed and FindingValue.PRESENT in self.said.values()
+
 
 def answer_summary(
     session: Session, keyring: Keyring, ehr_id: str, patient_id: str
 ) -> Mapping[str, AnswerState]:
     """Return how far each of the patient's results is, by result id; those that nobody touched are left out."""
+    marks = load_marks(session, keyring, ehr_id, patient_id)
     states = {
-        result_id: _counted(actions)
-        for result_id, actions in newest_actions(session, keyring, ehr_id, patient_id).items()
+        result_id: _counted({one.finding: one.action for one in those}) for result_id, those in marks.items()
     }
     for result_id, act, at in load_acts(session, keyring, ehr_id, patient_id):
-        before = states.get(result_id, AnswerState())
-        states[result_id] = replace(before, status=act.status, at=at, by=act.by.name or act.by.fhir_user)
+        states[result_id] = replace(
+            states.get(result_id, AnswerState()),
+            status=act.status,
+            at=at,
+            by=act.by.name or act.by.fhir_user,
+            said=_said(marks.get(result_id, ()), act.answers) if act.status in _ISSUED else {},
+        )
     return states
+
+
+def _said(marks: Sequence[AnswerMark], state: str) -> Mapping[str, FindingValue | None]:
+    versions = _versions(state)
+    return {one.finding: one.value for one in marks if one.version <= versions.get(one.finding, 0)}
 
 
 def _counted(actions: Mapping[str, AnswerAction]) -> AnswerState:
@@ -86,10 +104,10 @@ class SignedReview:
         return self.status in _ISSUED
 
     @property
-    def present(self) -> bool:
-        """Return whether a person said of any finding that it is there."""
+    def is_open(self) -> bool:
+        """Return whether a person said of any finding that it is there, or that they are not certain."""
         every = (*self.values.values(), *(value for _, value in self.added))
-        return any(value is FindingValue.PRESENT for value in every)
+        return not {FindingValue.PRESENT, FindingValue.UNCERTAIN}.isdisjoint(every)
 
 
 def load_review(
@@ -129,6 +147,11 @@ def reviewed_result(result: StudyResult, review: SignedReview | None) -> StudyRe
 
 def _as_signed(answers: Answers, state: str) -> Answers:
     """Return the answers as they were when somebody signed: later ones are not signed."""
-    parts: Sequence[tuple[str, str, str]] = [part.rpartition(":") for part in state.split(".") if part]
-    versions = {finding: int(version) for finding, _, version in parts}
+    versions = _versions(state)
     return Answers(tuple(a for a in answers.history if a.version <= versions.get(a.finding, 0)))
+
+
+def _versions(state: str) -> Mapping[str, int]:
+    """Return the version of the answer to each finding in an `Answers.state`."""
+    parts = [part.rpartition(":") for part in state.split(".") if part]
+    return {finding: int(version) for finding, _, version in parts}

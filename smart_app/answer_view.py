@@ -86,7 +86,7 @@ class SignOffView:
 
     status, tone: of the report.  at_ehr: whether the EHR has it.  obstacle: why it cannot be signed yet.
     acts: what may be done, by the values of SignAct.  seen: what a form has to name.
-    signed_by: who stands for the report, empty where nobody does.
+    signed_by: whose word counts beside the model's, and what it does; empty where nobody has signed.
     """
 
     status: str
@@ -211,8 +211,13 @@ def _sign_off(
 
 
 def _signed_by(newest: Signature | None) -> str:
-    if newest is None or newest.status not in _ISSUED:
+    if newest is None:
         return ""
+    if newest.status not in _ISSUED:
+        return _(
+            "%(person)s has taken the report back: disregard what the model said of any finding.",
+            person=person_text(newest.act.by),
+        )
     return _(
         "%(person)s has signed the report: what counts is their answer below, not the model's.",
         person=person_text(newest.act.by),

@@ -4,13 +4,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from rayhook.auth.keys import Keyring
+from rayhook.fhir.codes import DiagnosticReportStatus
 from rayhook.fhir.r4 import ImagingStudySummary
 from rayhook.fhir.text import translatable
 from rayhook.inference.anatomy import Region
+from rayhook.inference.answers import FindingValue
 from rayhook.inference.jobs import JobState, StoredJob, StoredResult
 from rayhook.inference.review import AnswerState
 from rayhook.inference.statement import is_experimental
 from rayhook.inference.study import AnalysisStatus, Finding, StudyReference, StudyResult
+from rayhook.smart_app.answer_texts import VALUES
 from rayhook.smart_app.clinical_names import finding_name, region_names
 from rayhook.smart_app.i18n import day_text, decimal_text, gettext, ngettext
 from rayhook.smart_app.i18n import gettext as _
@@ -41,6 +44,8 @@ class TrendView:
 
 @dataclass(frozen=True, slots=True)
 class FindingLine:
+    """The model's answer on one finding. said: what the signed report says of it, empty where nobody signed."""
+
     name: str
     probability: str
     tone: str
@@ -48,6 +53,7 @@ class FindingLine:
     meter: float
     threshold: float
     trend: TrendView | None
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +188,7 @@ class Worklist:
             started=day_text(reference.started),
             region=region_names(self._regions(reference, result)),
             state=state.name,
-            tone=state.tone,
+            tone=_tone(state.tone, self._answers.get(stored.id)),
             note=told,
             is_note_english=bool(told) and told == reason,
             findings=tuple(self._lines(stored)) if result.status is AnalysisStatus.ANALYSED else (),
@@ -203,7 +209,8 @@ class Worklist:
     def _lines(self, stored: StoredResult) -> Iterator[FindingLine]:
         of = next(one for one in self._examined if one.stored.id == stored.id)
         for finding in sorted(stored.result.findings, key=lambda one: -one.probability):
-            yield finding_line(finding, prior_of(finding, of, self._examined))
+            prior = prior_of(finding, of, self._examined)
+            yield finding_line(finding, prior, self._answers.get(stored.id))
 
     def _unasked(self, study: ImagingStudySummary) -> StudyRow:
         uid = study.study_instance_uid
@@ -252,10 +259,11 @@ def review_text(answer: AnswerState | None, findings: int) -> str:
     """Return what people did with a result, empty where nobody has looked at its findings yet."""
     if answer is None:
         return ""
-    if answer.is_signed and answer.by:
-        return _("Signed by %(name)s", name=answer.by)
+    if answer.status in _CLOSED:
+        return _(_CLOSED[answer.status], name=answer.by or _("a radiologist"))
     if answer.is_signed:
-        return _("Signed")
+        signed = _("Signed by %(name)s", name=answer.by) if answer.by else _("Signed")
+        return f"{signed}, {_added_text(answer.added)}" if answer.added else signed
     if not answer.answered:
         return ""
     return ngettext(
@@ -267,15 +275,51 @@ def review_text(answer: AnswerState | None, findings: int) -> str:
     )
 
 
-def finding_line(finding: Finding, prior: Prior | None) -> FindingLine:
+_CLOSED: Mapping[DiagnosticReportStatus, str] = {
+    DiagnosticReportStatus.CANCELLED: translatable("Rejected by %(name)s: the model's answer does not count"),
+    DiagnosticReportStatus.ENTERED_IN_ERROR: translatable(
+        "Report withdrawn by %(name)s: disregard what it said"
+    ),
+}
+
+
+def _added_text(count: int) -> str:
+    return ngettext("%(count)s finding added", "%(count)s findings added", count, count=count)
+
+
+def _tone(tone: str, answer: AnswerState | None) -> str:
+    """A person's word gives the colour once there is one: red for what they reject would say that it stands."""
+    if answer is None or answer.at is None:
+        return tone
+    return "positive" if answer.says_present else "neutral"
+
+
+def _line_tone(finding: Finding, answer: AnswerState | None) -> str:
+    tone = "positive" if finding.positive else "negative"
+    if answer is None or answer.at is None:
+        return tone
+    return "positive" if answer.said.get(finding.code) is FindingValue.PRESENT else "neutral"
+
+
+def _said(finding: Finding, answer: AnswerState | None) -> str:
+    if answer is None or not answer.is_signed:
+        return ""
+    value = answer.said.get(finding.code)
+    return _(
+        "In the signed report: %(value)s", value=_("No statement") if value is None else _(VALUES[value])
+    )
+
+
+def finding_line(finding: Finding, prior: Prior | None, answer: AnswerState | None = None) -> FindingLine:
     return FindingLine(
         name=finding_name(finding),
         probability=percent(finding.probability),
-        tone="positive" if finding.positive else "negative",
+        tone=_line_tone(finding, answer),
         answer=_("above threshold") if finding.positive else _("below threshold"),
         meter=round(finding.probability * METER_WIDTH, 1),
         threshold=round(finding.threshold * METER_WIDTH, 1),
         trend=None if prior is None else _trend(finding, prior),
+        said=_said(finding, answer),
     )
 
 

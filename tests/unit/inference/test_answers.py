@@ -259,3 +259,17 @@ def test_nobody_names_an_added_finding_but_us(store, answer, name, action):
     with pytest.raises(InvalidRequest) as refused:
         answer(store(), draft)
     assert refused.value.expression == "finding"
+
+
+def test_the_summary_says_what_was_signed_and_not_what_was_answered_since(store, answer, database, keyring):
+    stored = store()
+    answer(stored, EDIT)
+    with database.sessions() as session:
+        state = load_answers(session, keyring, stored.id).state
+        act = Act(act=SignAct.SIGN, status=DiagnosticReportStatus.FINAL, by=ANNA, answers=state)
+        add_signature(session, keyring, stored, act, [], version=2, authorization=None)
+        session.commit()
+    answer(stored, ACCEPT, expected=1, by=BEN)
+    with database.reading() as session:
+        told = answer_summary(session, keyring, "ehr", "patient-1")[stored.id]
+    assert (told.said, told.says_present) == ({CODE: FindingValue.ABSENT}, False)

@@ -329,3 +329,23 @@ def test_who_may_not_change_what_is_signed_is_in_the_audit(desk, clinician, worl
         "smart_app:access:denied",
         "smart_app:report:sign",
     )
+
+
+def test_a_withdrawn_report_says_to_disregard_the_model(desk, writable):
+    desk.accept()
+    desk.sign()
+    desk.sign(act="withdraw", reason="wrong patient")
+    assert "has taken the report back: disregard what the model said" in desk.text
+
+
+def test_the_list_of_studies_says_that_a_report_was_withdrawn(desk, world, writable):
+    desk.accept()
+    desk.sign()
+    desk.sign(act="withdraw", reason="wrong patient")
+    assert "Report withdrawn by" in unescape(desk.browser.get(f"{world.base_url}/patient").text)
+
+
+def test_the_list_of_studies_says_what_was_signed(desk, world, writable):
+    desk.change()
+    desk.sign()
+    assert "In the signed report: Not seen" in unescape(desk.browser.get(f"{world.base_url}/patient").text)

@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from rayhook.fhir.codes import DiagnosticReportStatus
+from rayhook.inference.answers import FindingValue
 from rayhook.inference.jobs import JobState, jobs_for_patient
 from rayhook.inference.review import AnswerState
 from rayhook.smart_app.i18n import Language, speaking
@@ -11,6 +14,7 @@ from rayhook.smart_app.worklist_order import Stage
 from tests.unit.smart_app.conftest import study_result
 
 FINDING = study_result("1.2.3", probability=0.5).findings[0]
+POSITIVE = replace(FINDING, probability=0.9, positive=True)
 
 
 def prior(probability: float, *, same_model: bool = True) -> Prior:
@@ -44,10 +48,43 @@ def test_trend_is_written_in_the_readers_language():
         (AnswerState(answered=1), "1 of 2 findings answered"),
         (AnswerState(status=DiagnosticReportStatus.FINAL, by="Dr A"), "Signed by Dr A"),
         (AnswerState(status=DiagnosticReportStatus.FINAL), "Signed"),
+        (
+            AnswerState(status=DiagnosticReportStatus.FINAL, by="Dr A", added=1),
+            "Signed by Dr A, 1 finding added",
+        ),
+        (
+            AnswerState(status=DiagnosticReportStatus.CANCELLED, by="Dr A", answered=1),
+            "Rejected by Dr A: the model's answer does not count",
+        ),
+        (
+            AnswerState(status=DiagnosticReportStatus.ENTERED_IN_ERROR, by="Dr A", answered=1),
+            "Report withdrawn by Dr A: disregard what it said",
+        ),
     ],
 )
 def test_row_says_what_people_did(state, told):
     assert review_text(state, 2) == told
+
+
+@pytest.mark.parametrize(
+    ("value", "tone", "said"),
+    [
+        (FindingValue.ABSENT, "neutral", "In the signed report: Not seen"),
+        (FindingValue.UNCERTAIN, "neutral", "In the signed report: Uncertain"),
+        (FindingValue.PRESENT, "positive", "In the signed report: Present"),
+        (None, "neutral", "In the signed report: No statement"),
+    ],
+)
+def test_a_signed_finding_is_told_as_it_was_signed(value, tone, said):
+    signed = AnswerState(status=DiagnosticReportStatus.FINAL, by="Dr A", at=1.0, said={POSITIVE.code: value})
+    line = finding_line(POSITIVE, None, signed)
+    assert (line.tone, line.said) == (tone, said)
+
+
+def test_a_finding_of_a_withdrawn_report_is_not_coloured_as_one():
+    withdrawn = AnswerState(status=DiagnosticReportStatus.ENTERED_IN_ERROR, by="Dr A", at=1.0)
+    line = finding_line(POSITIVE, None, withdrawn)
+    assert (line.tone, line.said) == ("neutral", "")
 
 
 @pytest.mark.parametrize("state", JobState)
