@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from rayhook.fhir.text import translatable
 from rayhook.inference.registry import Estimate, Evaluation, Manifest
 from rayhook.smart_app.finding_view import units_text
+from rayhook.smart_app.i18n import decimal_text, ngettext
 from rayhook.smart_app.i18n import gettext as _
-from rayhook.smart_app.i18n import ngettext
 from rayhook.smart_app.numbers import percent
 
 _AT_PREVALENCE = "_at_prevalence_"
 _AT_SPECIFICITY = "_at_specificity_"
+_ALMOST_ONE = 0.999
 _NAMES = {
     "auc": (translatable("Area under the ROC curve"), translatable("1 is perfect, 0.5 is chance")),
     "sensitivity": (
@@ -147,6 +148,13 @@ def figure(key: str, estimate: Estimate) -> Figure:
         meaning = _("if that share of those examined had it")
     elif _AT_SPECIFICITY in key:
         name = _("%(measure)s at a specificity of %(share)s", measure=name, share=percent(float(given)))
-    show = percent if kind in _RATES else "{:.3f}".format
+    show = percent if kind in _RATES else _decimal
     between = _("%(low)s to %(high)s", low=show(estimate.low), high=show(estimate.high))
     return Figure(name, meaning, show(estimate.value), between)
+
+
+def _decimal(value: float) -> str:
+    """Return three digits; what is not perfect is not rounded to it."""
+    if _ALMOST_ONE < value < 1:
+        return f">\N{NO-BREAK SPACE}{decimal_text(_ALMOST_ONE, 3)}"
+    return decimal_text(value, 3)

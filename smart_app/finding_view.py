@@ -11,6 +11,7 @@ from rayhook.smart_app.i18n import gettext as _
 from rayhook.smart_app.i18n import ngettext, percent_text
 from rayhook.smart_app.numbers import percent
 
+_ALL_OR_NONE = (0.0, 1.0)
 _METER_WIDTH = 400
 _UNITS: Mapping[str, str] = {
     "crop": translatable("nodule cross-sections"),
@@ -117,12 +118,11 @@ def _meaning(finding: Finding, unit: str | None) -> Iterator[str]:
 
 
 def _of_a_hundred(probability: float) -> str:
-    share = round(probability * 100)
-    if share < 1:
+    if probability * 100 < 1:
         return _("fewer than 1")
-    if share > 99:  # noqa: PLR2004 - of a hundred
+    if probability * 100 > 99:  # noqa: PLR2004 - of a hundred
         return _("more than 99")
-    return _("about %(share)s", share=share)
+    return _("about %(share)s", share=round(probability * 100))
 
 
 def _interval(finding: Finding, held_out: HeldOut | None) -> Interval | None:
@@ -139,8 +139,8 @@ def _interval(finding: Finding, held_out: HeldOut | None) -> Interval | None:
         low=percent(near.low),
         high=percent(near.high),
         seen=round(seen.value * near.count),
-        share=percent_text(seen.value, 0),
-        **{"from": percent_text(seen.low, 0), "to": percent_text(seen.high, 0)},
+        share=percent_text(seen.value) if seen.value in _ALL_OR_NONE else percent(seen.value),
+        **{"from": percent(seen.low), "to": percent(seen.high)},
     )
     return Interval(_place(seen.low), _place(seen.high), text)
 
@@ -179,7 +179,14 @@ def _hundredths(share: float) -> str:
 
 
 def _range(estimate: Estimate) -> str:
-    return _("%(low)s to %(high)s", low=round(estimate.low * 100), high=round(estimate.high * 100))
+    return _("%(low)s to %(high)s", low=_bound(estimate.low), high=_bound(estimate.high))
+
+
+def _bound(share: float) -> str:
+    """Return a bound out of a hundred; neither end is rounded to certainty."""
+    if share * 100 < 1:
+        return _("fewer than 1")
+    return _("more than 99") if share * 100 > 99 else str(round(share * 100))  # noqa: PLR2004 - of a hundred
 
 
 def _unit_note(held_out: HeldOut | None, *, is_aggregated: bool) -> str:

@@ -2,13 +2,15 @@ from dataclasses import replace
 
 import pytest
 
+from rayhook.inference.held_out import AtPrevalence, HeldOut, ReliabilityBin
 from rayhook.inference.registry import Estimate
 from rayhook.inference.study import AnalysisStatus, Mark
 from rayhook.smart_app.chart import slice_chart
 from rayhook.smart_app.figures import model_view
+from rayhook.smart_app.finding_view import finding_view
 from rayhook.smart_app.marks import mark_table
 from rayhook.smart_app.numbers import percent, plural
-from tests.unit.smart_app.conftest import MANIFEST, rated_result
+from tests.unit.smart_app.conftest import MANIFEST, rated_result, study_result
 
 STRONG, WEAK = Mark(10, 20, 0.9, 0.8, positive=True), Mark(30, 40, 0.5, 0.1, positive=False)
 DECLINED = Mark(50, 60, 0.95, None, positive=False)
@@ -110,3 +112,34 @@ def test_only_the_strongest_points_are_listed():
 )
 def test_without_points_of_the_answer_there_is_no_table(result):
     assert mark_table(result) is None
+
+
+def held_out(*, seen=0.998, count=500, ppv=(0.998, 0.97, 0.999)):
+    at = AtPrevalence(0.05, ppv=Estimate(*ppv), npv=Estimate(*ppv))
+    near = ReliabilityBin(0.9, 1.0, count, 0.95, Estimate(seen, 0.985, 0.9996))
+    return HeldOut("m", "0" * 64, "finding", "slice", 60, 900, 500, (near,), (at,))
+
+
+def shown(evaluation):
+    finding = study_result("1.2.3", probability=0.95).findings[0]
+    return finding_view(finding, evaluation, unit="slice", is_aggregated=False)
+
+
+def test_no_measured_share_is_rounded_to_certainty():
+    text = shown(held_out()).interval.text
+    assert "99.8% (95% Wilson interval 98.5% to >\N{NO-BREAK SPACE}99.9%)" in text
+
+
+def test_a_share_that_was_all_of_them_is_told_as_it_was_counted():
+    assert "20 had the finding: 100.0%" in shown(held_out(seen=1.0, count=20)).interval.text
+
+
+def test_no_predictive_value_is_a_hundred_of_a_hundred():
+    (sentence,) = shown(held_out()).frequencies
+    assert "more than 99 of 100" in sentence
+    assert "(95% interval 97 to more than 99)" in sentence
+
+
+def test_an_area_that_is_not_perfect_is_not_rounded_to_it():
+    (figure,) = described(estimates={"auc": Estimate(0.9996, 0.998, 1.0)}).figures
+    assert (figure.value, figure.interval) == (">\N{NO-BREAK SPACE}0.999", "0.998 to 1.000")
