@@ -22,6 +22,8 @@ from rayhook.audit.balp import Observer
 from rayhook.audit.delivery import Delivery
 from rayhook.audit.events import AuditKind
 from rayhook.audit.record import AuditEntry, AuditLog
+from rayhook.audit.unusual import Watching
+from rayhook.audit.verification import Verifier
 from rayhook.auth.backend import BackendTokens
 from rayhook.auth.keys import Keyring
 from rayhook.auth.registry import EHR, EHRRegistry, load_registry
@@ -29,10 +31,12 @@ from rayhook.auth.tokens import JWKSCache
 from rayhook.cds_hooks.dependencies import CDSDependencies
 from rayhook.cds_hooks.router import build_router as cds_router
 from rayhook.deploy.audit_forwarding import Forwarding, audit_origins
+from rayhook.deploy.audit_watch import load_thresholds, watching
 from rayhook.deploy.backend_tokens import backend_tokens
 from rayhook.deploy.configuration import Configuration, record_changes
 from rayhook.deploy.database import Database, create_database, migrate
 from rayhook.deploy.health import build_router as health_router
+from rayhook.deploy.metrics import build_router as metrics_router
 from rayhook.deploy.middleware import RequestContext
 from rayhook.deploy.problems import install_problem_handlers
 from rayhook.deploy.settings import Settings
@@ -77,6 +81,8 @@ class Service:
     sign_off: SignOffQueue
     viewer_decoder: Decoder
     jwks: JWKSCache
+    watching: Watching
+    verifier: Verifier
 
     @property
     def manifests(self) -> tuple[Manifest, ...]:
@@ -140,6 +146,7 @@ def build_service(
     running: tuple[ModelPackage, ...],
 ) -> Iterator[Service]:
     """Make the parts in the order they need each other, and close them in the reverse."""
+    thresholds = load_thresholds(settings.audit_watch)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     keyring = Keyring.load_or_create(settings.keyring_path)
     migrate(settings.resolved_database_url)
@@ -163,6 +170,7 @@ def build_service(
         decoder = stack.enter_context(Decoder(children=settings.decoder_processes))
         viewer_decoder = stack.enter_context(Decoder(children=settings.viewer_decoder_processes))
         audit = AuditLog(keyring, anchor=settings.anchor_path)
+        trail = (database.sessions, database.reading, keyring, audit)
         tokens = backend_tokens(transport, keyring, database.sessions, audit)
         pipeline = Pipeline(
             sessions=database.sessions,
@@ -199,6 +207,8 @@ def build_service(
             sign_off=sign_off,
             viewer_decoder=viewer_decoder,
             jwks=jwks,
+            watching=Watching(*trail, thresholds),
+            verifier=Verifier(*trail),
         )
 
 
@@ -238,11 +248,14 @@ def mount(app: FastAPI, service: Service) -> None:
         report_changed=cds.results.forget_result,
         public_base_url=settings.public_base_url,
         organization=settings.organization,
+        watching=service.watching,
+        verifier=service.verifier,
         retention=settings.retention_policy,
         version=version("rayhook"),
     )
     app.include_router(cds_router(cds))
     app.include_router(smart_router(smart))
+    app.include_router(metrics_router(service.database.reading, settings.metrics_token_file))
     app.include_router(
         health_router({"database": service.is_database_up, "engine": service.are_engines_ready})
     )
@@ -271,7 +284,10 @@ def _working(service: Service) -> Iterator[None]:
     threading.Thread(target=_warm_up, args=(service,), name="warm-up", daemon=True).start()
     try:
         alarm = DecryptionAlarm(service.keyring, service.database.sessions, service.audit)
-        with _forwarding(service).running(), alarm.listening():
+        watch = watching(
+            service.watching, service.verifier, verify_every_s=service.settings.audit_verify_interval_s
+        )
+        with _forwarding(service).running(), alarm.listening(), watch:
             yield
     finally:
         service.queue.close()

@@ -144,6 +144,17 @@ class Settings(StorageSettings, ModelSettings):
         None, description="PEM certificate chain to show to `audit_syslog`, where it asks for one."
     )
     audit_syslog_key: Path | None = Field(None, description="PEM private key of `audit_syslog_certificate`.")
+    audit_watch: Path | None = Field(
+        None,
+        description="TOML file of what is unusual access here: thresholds, protected patients, own records.",
+    )
+    audit_verify_interval_s: Annotated[float, Field(ge=60)] = Field(
+        86_400.0, description="Time between verifications of the whole audit trail, in seconds."
+    )
+    metrics_token_file: Path | None = Field(
+        None,
+        description="File that holds the bearer token for `/metrics`; without it, only this machine may read them.",
+    )
     hook_wait_s: Annotated[float, Field(gt=0, le=0.45)] = Field(
         0.4, description="Longest time a hook waits for a result, in seconds."
     )

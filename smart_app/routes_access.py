@@ -15,6 +15,7 @@ PUBLIC: Final = translatable("anybody: nothing of a patient or of the staff is i
 CDS_CLIENT: Final = translatable("a CDS client's signed call")
 LAUNCH: Final = translatable("an EHR's launch, or the end of a session")
 SESSION: Final = translatable("a live session, for what its page looks like and whether it lives")
+METRICS: Final = translatable("a scraper on this machine, or one that shows the token")
 SIGN_IN: Final = translatable("who is about to sign in or out, within limits")
 STAFF: Final = translatable("anybody of the staff who is signed in")
 
@@ -30,6 +31,7 @@ OPEN: Final[Mapping[str, str]] = {
     "/health/live": PUBLIC,
     "/health/ready": PUBLIC,
     "/health/startup": PUBLIC,
+    "/metrics": METRICS,
     "/openapi.json": PUBLIC,
     "/sign-in": SIGN_IN,
     "/sign-in/confirm": SIGN_IN,

@@ -1,0 +1,121 @@
+"""Metrics: for whom, and nothing but counts."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
+
+from rayhook.audit.events import AuditKind, Outcome
+from rayhook.audit.record import AuditEntry, AuditLog
+from rayhook.audit.unusual import Watching
+from rayhook.audit.verification import Verifier
+from rayhook.audit.watch import Thresholds
+from rayhook.auth.keys import Keyring
+from rayhook.deploy.database import create_database, migrate
+from rayhook.deploy.metrics import METRICS, build_router
+from rayhook.deploy.problems import install_problem_handlers
+
+DOC = Path(__file__).resolve().parents[3] / "deploy" / "docs" / "metrics.md"
+CANARY = "canary-of-a-patient"
+
+
+@pytest.fixture
+def parts(tmp_path):
+    url = f"sqlite:///{tmp_path / 'rayhook.sqlite3'}"
+    migrate(url)
+    database = create_database(url)
+    keyring = Keyring.load_or_create(tmp_path / "keyring.json")
+    yield database.sessions, database.reading, keyring, AuditLog(keyring, anchor=tmp_path / "anchor.jsonl")
+    database.close()
+
+
+def ask(parts, token_file=None, *, address="127.0.0.1", headers=None) -> httpx.Response:
+    app = FastAPI()
+    app.include_router(build_router(parts[1], token_file))
+    install_problem_handlers(app)
+
+    async def get() -> httpx.Response:
+        transport = httpx.ASGITransport(app, client=(address, 50000))
+        async with httpx.AsyncClient(transport=transport, base_url="http://rayhook.test") as client:
+            return await client.get("/metrics", headers=headers)
+
+    return asyncio.run(get())
+
+
+@pytest.fixture
+def filled(parts):
+    """A log with an item, a verification and a checkpoint."""
+    sessions, _, _, audit = parts
+    with sessions() as session:
+        for _ in range(5):
+            audit.record(
+                session,
+                AuditEntry(
+                    AuditKind.SMART_APP_ACCESS_DENIED,
+                    Outcome.SERIOUS_FAILURE,
+                    "ehr",
+                    CANARY,
+                    patient_id=CANARY,
+                ),
+            )
+        audit.checkpoint(session)
+        session.commit()
+    Watching(*parts, Thresholds()).step()
+    assert Verifier(*parts).run(agent="test").intact
+    return parts
+
+
+def values(answer):
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def test_counts_are_those_of_the_log(filled):
+    found = values(ask(filled))
+    assert found["rayhook_audit_review_items", "repeated_denials", "open"] == 1
+    assert found["rayhook_audit_review_items", "vip", "open"] == 0
+    assert found["rayhook_audit_intact",] == 1
+    assert found["rayhook_audit_events",] == 7
+
+
+def test_nothing_of_a_patient_is_in_it(filled):
+    assert CANARY not in ask(filled).text
+
+
+@pytest.mark.parametrize(
+    ("address", "headers", "status"),
+    [
+        ("127.0.0.1", {}, 200),
+        ("::1", {}, 200),
+        ("192.0.2.9", {}, 403),
+        ("127.0.0.1", {"X-Forwarded-For": "192.0.2.9"}, 403),
+        ("127.0.0.1", {"Forwarded": "for=192.0.2.9"}, 403),
+    ],
+)
+def test_without_a_token_only_this_machine_may_read(parts, address, headers, status):
+    assert ask(parts, address=address, headers=headers).status_code == status
+
+
+@pytest.mark.parametrize(("shown", "status"), [("Bearer s3cret", 200), ("Bearer wrong", 403), ("", 403)])
+def test_with_a_token_only_who_shows_it(parts, tmp_path, shown, status):
+    file = tmp_path / "token"
+    file.write_text("s3cret\n")
+    answer = ask(parts, file, address="192.0.2.9", headers={"Authorization": shown})
+    assert answer.status_code == status
+
+
+def test_every_metric_is_documented():
+    rows = re.findall(r"^\| `(rayhook_[a-z_]+)` \| (.*) \|$", DOC.read_text(), flags=re.MULTILINE)
+    assert rows == list(METRICS.items())
+
+
+def test_every_metric_is_told(filled):
+    names = {name for name, *_ in values(ask(filled))}
+    assert set(METRICS) - names == {"rayhook_audit_delivery_behind", "rayhook_audit_delivery_failures"}
