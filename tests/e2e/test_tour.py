@@ -163,6 +163,30 @@ def test_a_clinician_who_is_no_radiologist_may_not_sign(browser, demo):
         expect(page.get_by_role("button", name="Sign the report")).to_have_count(0)
 
 
+def test_list_result_and_language_work_without_scripts(browser, demo):
+    with watched(browser, demo, user=CLINICIAN, scripts=False) as page:
+        launch(page, demo, LOOKED_AT)
+        page.locator("#stage").select_option("review")
+        page.locator(".filters button").click()
+        expect(page.locator(".study")).to_have_count(1)
+        page.locator(".study .do a").click()
+        expect(page.locator("#image")).to_be_visible()
+        page.locator(".menu summary").click()
+        page.locator("button[value=fr]").click()
+        expect(page.locator("html")).to_have_attribute("lang", "fr")
+        expect(page.locator("#verdict-title")).to_be_visible()
+
+
+def test_paper_shows_the_result_without_what_is_clicked(radiologist, demo):
+    launch(radiologist, demo, PLAIN)
+    open_first(radiologist)
+    radiologist.emulate_media(media="print")
+    expect(radiologist.locator("#verdict-title")).to_be_visible()
+    expect(radiologist.locator(".investigational")).to_be_visible()
+    expect(radiologist.locator(".patient")).to_be_visible()
+    expect(radiologist.locator(".close button")).to_be_hidden()
+
+
 State = Callable[[Page, Demo], None]
 
 
@@ -182,15 +206,8 @@ def worklist_without_a_match(page: Page, demo: Demo) -> None:
 
 
 def worklist_without_studies(page: Page, demo: Demo) -> None:
-    demo.peers.ehr.store.seed(
-        [
-            {
-                "resourceType": "Patient",
-                "id": "phantom-nobody",
-                "name": [{"text": "Phantom Nobody (no patient)"}],
-            }
-        ]
-    )
+    nobody = {**demo.peers.ehr.store.read("Patient", PLAIN), "id": "phantom-nobody"}
+    demo.peers.ehr.store.seed([nobody])
     launch(page, demo, "phantom-nobody")
 
 

@@ -57,10 +57,14 @@ def watched(
     user: str = RADIOLOGIST,
     language: str = "en",
     size: tuple[int, int] = EHR_FRAME,
+    scripts: bool = True,
 ) -> Iterator[Page]:
     """Open a page whose every request has to stay in the demo, and that may not break its own policy."""
     context = browser.new_context(
-        viewport={"width": size[0], "height": size[1]}, locale=language, reduced_motion="reduce"
+        viewport={"width": size[0], "height": size[1]},
+        locale=language,
+        reduced_motion="reduce",
+        java_script_enabled=scripts,
     )
     watch = Watch()
     context.on("request", watch.request)
@@ -131,4 +135,5 @@ def show(page: Page, name: str, *, full: bool = False) -> None:
     file = Path(SCREENSHOTS) / f"{name}.png"
     picture.save(file, optimize=True)
     if file.stat().st_size > _MAX_BYTES:
-        picture.quantize(_COLOURS).save(file, optimize=True)
+        palette = picture.quantize(_COLOURS)
+        picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(file, optimize=True)
