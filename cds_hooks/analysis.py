@@ -23,6 +23,7 @@ from rayhook.fhir.transport import origin_of
 from rayhook.inference.delivery import awaits_delivery
 from rayhook.inference.dicom_table import awaits_objects
 from rayhook.inference.jobs import Authorization, JobRow, JobState, enqueue, find, job_key, load_job
+from rayhook.inference.outbox import Errand, awaits_errand
 from rayhook.inference.report import may_write
 from rayhook.inference.results import load_result
 from rayhook.inference.review import load_review, reviewed_result
@@ -262,10 +263,11 @@ def _finished(dependencies: CDSDependencies, key: str, row: JobRow) -> FinishedJ
         stored = load_result(session, dependencies.keyring, row.result_id or "")
         now = dependencies.clock()
         lacks_objects = awaits_objects(session, row.result_id or "", now=now)
+        lacks_links = awaits_errand(session, row.result_id or "", Errand.LINKS, now=now)
         if stored is None:
             return None
         review = load_review(session, dependencies.keyring, stored.id, stored.result)
-    awaits = awaits_delivery(stored, now=now) or lacks_objects
+    awaits = awaits_delivery(stored, now=now) or lacks_objects or lacks_links
     result = reviewed_result(replace(stored.result, key_image=None), review)
     finished = FinishedJob(row, result, awaits, review)
     dependencies.results.keep(key, finished)

@@ -339,13 +339,14 @@ def _store_beside(
 
 
 def _deliver_until(service: Service, stopping: threading.Event) -> None:
-    """Try again what an EHR or a PACS did not take: signed reports, and DICOM objects."""
+    """Try again what an EHR or a PACS did not take: signed reports, the models' own, DICOM objects and their links."""
+    couriers = (service.sign_off.deliver_due, service.pipeline.deliver_due, service.pipeline.store_due)
     while not stopping.wait(_DELIVER_EVERY_S):
-        try:
-            service.sign_off.deliver_due()
-            service.pipeline.store_due()
-        except RayhookError:
-            log.exception("late_delivery_failed")
+        for courier in couriers:
+            try:
+                courier()
+            except RayhookError:
+                log.exception("late_delivery_failed")
 
 
 def _warm_up(service: Service) -> None:

@@ -40,6 +40,10 @@ class Authority:
             return living
         return self._own(ehr, permits) or living
 
+    def has_own(self, ehr: EHR) -> bool:
+        """Return whether a token of our own may be had there, now or later."""
+        return self.backend is not None and ehr.backend is not None
+
     def permits(self, ehr: EHR, hook: Authorization | None, permits: Permits) -> bool:
         chosen = self.choose(ehr, hook, permits)
         return chosen is not None and permits(ScopeSet.parse(chosen.scope))
@@ -63,7 +67,7 @@ class Authority:
 
     def _own(self, ehr: EHR, permits: Permits, *, rejected: str | None = None) -> Authorization | None:
         """An authorization server that is down is no reason to fail: the hook's token may still do."""
-        if self.backend is None or ehr.backend is None:
+        if self.backend is None or not self.has_own(ehr):
             return None
         try:
             token = self.backend.token(ehr, rejected=rejected)

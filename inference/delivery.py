@@ -13,14 +13,13 @@ from rayhook.fhir.references import parse_reference
 from rayhook.fhir.transport import Transport
 from rayhook.inference.authority import Authority
 from rayhook.inference.job_table import Authorization
+from rayhook.inference.outbox import LEASE_S
 from rayhook.inference.report import may_write, transaction
 from rayhook.inference.results import DeliveryState, StoredResult
 from rayhook.inference.study import AnalysisStatus, StudyReference, StudyResult
 
 DEADLINE_S = 10.0
-
-_UNDER_WAY_S = 60.0
-_FOR_WANT_OF_A_TOKEN = frozenset({"no_authorization", "scope_not_granted"})
+FOR_WANT_OF_A_TOKEN = frozenset({"no_authorization", "scope_not_granted"})
 _TOLD = frozenset({AnalysisStatus.ABSTAINED, AnalysisStatus.ANALYSED})
 
 
@@ -91,9 +90,9 @@ def awaits_delivery(stored: StoredResult, *, now: float) -> bool:
     A delivery that began long ago and has no end was cut off with its process.
     """
     if stored.delivery is DeliveryState.PENDING:
-        return now - stored.created_at > _UNDER_WAY_S
+        return now - stored.created_at > LEASE_S
     if stored.delivery is DeliveryState.NOT_PERMITTED:
-        return stored.delivery_detail in _FOR_WANT_OF_A_TOKEN
+        return stored.delivery_detail in FOR_WANT_OF_A_TOKEN
     return stored.delivery is DeliveryState.FAILED
 
 

@@ -13,8 +13,7 @@ from rayhook.audit.record import AuditEntry, AuditLog
 from rayhook.auth.database_types import Sessions
 from rayhook.auth.keys import Keyring
 from rayhook.auth.registry import EHR
-from rayhook.auth.scopes import ScopeSet
-from rayhook.fhir.errors import RayhookError, Unprocessable
+from rayhook.fhir.errors import RayhookError, Unprocessable, UpstreamRefused, UpstreamUnauthorized
 from rayhook.fhir.references import oid_uri
 from rayhook.fhir.transport import Transport
 from rayhook.inference.analysis import Analyser
@@ -29,10 +28,13 @@ from rayhook.inference.dicom_table import (
     drop_source,
     load_objects,
     load_source,
+    set_linked,
+    unlinked,
 )
 from rayhook.inference.dicom_uid import ObjectKind
 from rayhook.inference.dicomweb_store import StoreLimits
 from rayhook.inference.job_table import Authorization
+from rayhook.inference.outbox import Errand, end_errand, put_off
 from rayhook.inference.results import StoredResult
 from rayhook.inference.review_text import person_text
 from rayhook.inference.signature import SignAct, Signature, load_signatures
@@ -123,25 +125,66 @@ class ObjectDelivery:
         stored = self.store.store(
             ehr, reference, result_id, objects, access_token=token.access_token if token else None
         )
-        writer = self.authority.choose(ehr, authorization, may_link)
-        if not stored or writer is None or not may_link(ScopeSet.parse(writer.scope)):
+        if stored:
+            self._link(ehr, reference, result_id, result, authorization=authorization, written=written)
+
+    def link_again(self, ehr: EHR, stored: StoredResult, authorization: Authorization | None) -> None:
+        """Tell the EHR of objects that it was not told of; the errand is the caller's."""
+        self._link(ehr, stored.reference, stored.id, stored.result, authorization=authorization)
+
+    def _link(
+        self,
+        ehr: EHR,
+        reference: StudyReference,
+        result_id: str,
+        result: StudyResult,
+        *,
+        authorization: Authorization | None,
+        written: Sequence[str] = (),
+    ) -> None:
+        """Tell the EHR where its new objects are; what fails is told in the log and the audit, and tried again."""
+        with self.sessions() as session:
+            objects = unlinked(session, self.keyring, result_id)
+        if not objects or not self.authority.permits(ehr, authorization, may_link):
+            self._end_unlinked(ehr, result_id, is_left=bool(objects))
             return
-        kinds = {one.sop_instance_uid: one.kind for one in objects}
         links = build_links(
             reference,
             result,
-            [(kinds[names.sop_instance_uid], names) for names in stored],
+            [(one.kind, one.names) for one in objects],
             written=written,
             organization=self.organization,
         )
-        outcome = Outcome.SUCCESS
+        code = None
         try:
-            write_links(self.transport, ehr, reference, writer, links)
+            self.authority.call(
+                ehr,
+                authorization,
+                may_link,
+                lambda writer: write_links(self.transport, ehr, reference, writer, links),
+            )
         except RayhookError as error:
-            outcome = Outcome.MINOR_FAILURE
-            log.warning("dicom_links_not_written", code=error.code)
+            code = error.code
+            log.warning("dicom_links_not_written", code=code)
+            is_refused = isinstance(error, UpstreamRefused) and not isinstance(error, UpstreamUnauthorized)
         with self.sessions() as session:
-            self.audit.record(session, _link_entry(reference, stored, outcome, self.agent))
+            if code is None:
+                set_linked(session, objects, now=self.clock())
+            if code is None or is_refused:
+                end_errand(session, result_id, Errand.LINKS)
+            else:
+                is_due = self.authority.has_own(ehr)
+                put_off(session, result_id, Errand.LINKS, now=self.clock(), is_due=is_due)
+            self.audit.record(session, _link_entry(reference, objects, code, self.agent))
+            session.commit()
+
+    def _end_unlinked(self, ehr: EHR, result_id: str, *, is_left: bool) -> None:
+        """Where our own token may permit it later, the errand stays; else the EHR takes no links."""
+        with self.sessions() as session:
+            if is_left and self.authority.has_own(ehr):
+                put_off(session, result_id, Errand.LINKS, now=self.clock(), is_due=True)
+            else:
+                end_errand(session, result_id, Errand.LINKS)
             session.commit()
 
     def _forget(self, result_id: str) -> None:
@@ -197,12 +240,12 @@ class ObjectDelivery:
 
 
 def _link_entry(
-    reference: StudyReference, stored: Sequence[ObjectNames], outcome: Outcome, agent: str
+    reference: StudyReference, stored: Sequence[StoredObject], code: str | None, agent: str
 ) -> AuditEntry:
-    written = outcome is Outcome.SUCCESS
+    detail = {"resources": f"DocumentReference {len(stored)}"}
     return AuditEntry(
-        AuditKind.FHIR_RESULT_WRITTEN if written else AuditKind.FHIR_RESULT_WRITE_REFUSED,
-        outcome,
+        AuditKind.FHIR_RESULT_WRITTEN if code is None else AuditKind.FHIR_RESULT_WRITE_REFUSED,
+        Outcome.SUCCESS if code is None else Outcome.MINOR_FAILURE,
         ehr_id=reference.ehr_id,
         agent=agent,
         patient_id=reference.patient_id,
@@ -210,9 +253,9 @@ def _link_entry(
             f"Patient/{reference.patient_id}",
             f"ImagingStudy/{reference.imaging_study_id}",
             oid_uri(reference.study_instance_uid),
-            *(oid_uri(names.sop_instance_uid) for names in stored),
+            *(oid_uri(one.names.sop_instance_uid) for one in stored),
         ),
-        detail={"resources": f"DocumentReference {len(stored)}"},
+        detail=detail if code is None else detail | {"code": code},
     )
 
 

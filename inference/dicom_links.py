@@ -69,7 +69,7 @@ def write_links(
     transport: Transport,
     ehr: EHR,
     reference: StudyReference,
-    authorization: Authorization,
+    authorization: Authorization | None,
     links: Sequence[dict[str, Any]],
 ) -> None:
     """Write the links as a transaction of conditional creates. Raises as FHIRClient.transaction does."""
@@ -77,7 +77,7 @@ def write_links(
         transport,
         reference.fhir_base_url,
         allowed_origins=ehr.fhir_origins,
-        access_token=authorization.access_token,
+        access_token=None if authorization is None else authorization.access_token,
     )
     client.transaction(transaction(links), deadline_s=DEADLINE_S)
 

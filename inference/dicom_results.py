@@ -19,6 +19,7 @@ from rayhook.fhir.transport import Transport, origin_of
 from rayhook.inference.dicom_table import ObjectNames, StoreState, begin, end
 from rayhook.inference.dicom_uid import ObjectKind
 from rayhook.inference.dicomweb_store import Storable, StoreLimits, StoreOutcome, store_instances
+from rayhook.inference.outbox import Errand, begin_errand
 from rayhook.inference.registry import Manifest
 from rayhook.inference.study import StudyReference, StudyResult
 
@@ -175,7 +176,7 @@ class ObjectStore:
             outcomes: Mapping[str, StoreOutcome] = {one.sop_instance_uid: missing for one in sent}
         else:
             outcomes = self._send(ehr, reference, url, sent, token)
-        self._record(reference, sent, outcomes, begun, peer=origin_of(url))
+        self._record(reference, result_id, sent, outcomes=outcomes, begun=begun, peer=origin_of(url))
         return tuple(
             names
             for one, names in named
@@ -216,10 +217,11 @@ class ObjectStore:
     def _record(
         self,
         reference: StudyReference,
+        result_id: str,
         sent: list[DICOMObject],
+        *,
         outcomes: Mapping[str, StoreOutcome],
         begun: Mapping[str, str],
-        *,
         peer: str,
     ) -> None:
         stored = [one for one in sent if outcomes[one.sop_instance_uid].state is StoreState.STORED]
@@ -235,6 +237,7 @@ class ObjectStore:
                     clock=self.clock,
                 )
             if stored:
+                begin_errand(session, result_id, Errand.LINKS, now=self.clock())
                 kinds = {"kinds": ",".join(one.kind for one in stored)}
                 kind = AuditKind.DICOMWEB_RESULT_STORED
                 self.audit.record(session, _entry(reference, kind, self.agent, stored, kinds, peer=peer))

@@ -11,6 +11,7 @@ from sqlalchemy import Column, LargeBinary, UniqueConstraint
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from rayhook.auth.keys import Keyring
+from rayhook.inference.outbox import AT_ONCE, Backoff
 from rayhook.inference.results import AnalysisResult, index, seal, unseal
 
 MAX_ATTEMPTS = 8
@@ -18,9 +19,7 @@ MAX_ATTEMPTS = 8
 NO_TOKEN = frozenset({"authorization_missing", "http_401"})
 
 _UNDER_WAY_S = 120.0
-_FIRST_PAUSE_S = 30.0
-_LONGEST_PAUSE_S = 3600.0
-_AT_ONCE = 20
+_BACKOFF = Backoff(30.0)
 
 
 class StoreState(StrEnum):
@@ -57,6 +56,7 @@ class DICOMResult(SQLModel, table=True):
     attempts: int = 0
     created_at: float
     updated_at: float
+    linked_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +195,29 @@ def load_objects(session: Session, keyring: Keyring, result_id: str) -> list[Sto
     ]
 
 
+def unlinked(session: Session, keyring: Keyring, result_id: str) -> list[StoredObject]:
+    """Return the objects that were stored for this result, and that the EHR was not told of."""
+    rows = select(DICOMResult.id).where(
+        DICOMResult.result_id == result_id, col(DICOMResult.linked_at).is_(None)
+    )
+    open_ = frozenset(session.exec(rows))
+    # Without an attempt the object was there already, for another result of the same images.
+    return [
+        one
+        for one in load_objects(session, keyring, result_id)
+        if one.id in open_ and one.state is StoreState.STORED and one.attempts
+    ]
+
+
+def set_linked(session: Session, objects: Iterable[StoredObject], *, now: float) -> None:
+    for one in objects:
+        row = session.get(DICOMResult, one.id)
+        if row is not None:
+            row.linked_at = now
+            session.add(row)
+    session.flush()
+
+
 def awaits_objects(session: Session, result_id: str, *, now: float) -> bool:
     """Return whether the PACS lacks an object that another try could bring there.
 
@@ -218,7 +241,7 @@ def due_results(session: Session, *, now: float) -> list[tuple[str, str]]:
         .join(AnalysisResult, col(AnalysisResult.id) == col(DICOMResult.result_id))
         .where(col(DICOMResult.state).in_((StoreState.FAILED.value, StoreState.PENDING.value)))
         .where(col(DICOMResult.attempts) < MAX_ATTEMPTS)
-        .where(col(DICOMResult.updated_at) <= now - _FIRST_PAUSE_S)
+        .where(col(DICOMResult.updated_at) <= now - _BACKOFF.first_s)
         .order_by(col(DICOMResult.updated_at))
     )
     due = {row.result_id: ehr_id for row, ehr_id in session.exec(query) if _is_due(row, now)}
@@ -227,16 +250,15 @@ def due_results(session: Session, *, now: float) -> list[tuple[str, str]]:
         .join(AnalysisResult, col(AnalysisResult.id) == col(DICOMSource.result_id))
         .where(col(DICOMSource.result_id).not_in(select(DICOMResult.result_id)))
         .where(col(AnalysisResult.created_at) <= now - _UNDER_WAY_S)
-        .limit(_AT_ONCE)
+        .limit(AT_ONCE)
     )
-    return list((due | dict(session.exec(cut_off).all())).items())[:_AT_ONCE]
+    return list((due | dict(session.exec(cut_off).all())).items())[:AT_ONCE]
 
 
 def _is_due(row: DICOMResult, now: float) -> bool:
     if row.failure in NO_TOKEN:
         return False
-    pause_s = min(_FIRST_PAUSE_S * 2 ** max(0, row.attempts - 1), _LONGEST_PAUSE_S)
-    return _awaits(row, now) and now - row.updated_at >= pause_s
+    return _awaits(row, now) and now - row.updated_at >= _BACKOFF.pause_s(row.attempts)
 
 
 def _awaits(row: DICOMResult, now: float) -> bool:

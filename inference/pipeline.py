@@ -34,25 +34,26 @@ from rayhook.inference.attempt import (
     AGENT,
     Attempt,
     access_entry,
-    delivery_entry,
     end_entry,
     interrupted_access,
     result_entry,
 )
 from rayhook.inference.authority import Authority, AuthorizedReader, reading
-from rayhook.inference.delivery import Delivery, deliver
 from rayhook.inference.dicom_delivery import ObjectDelivery
 from rayhook.inference.dicom_table import add_source, due_results
 from rayhook.inference.dicomweb import RetrievalLimits, retrieve_study
 from rayhook.inference.endpoint import image_endpoint, readable_endpoints
 from rayhook.inference.identity import identifier_values
 from rayhook.inference.job_table import Authorization, ClaimedJob, JobRow, JobState
+from rayhook.inference.outbox import Errand, Outbox, put_off
 from rayhook.inference.read_ahead import read_ahead
 from rayhook.inference.report import build_resources
-from rayhook.inference.results import DeliveryState, StoredResult, set_delivery
+from rayhook.inference.report_courier import ReportCourier
+from rayhook.inference.results import DeliveryState, StoredResult
 from rayhook.inference.study import StudyResult
 
 _AHEAD_BYTES = 256 << 20
+_STORING_S = 180.0  # longer than a PACS is given for its answer, with the objects made before
 _PASSING = (EgressDenied, ModelIntegrityError, NotFound, RateLimited, ServiceUnavailable, UpstreamError)
 
 log = structlog.get_logger()
@@ -103,24 +104,41 @@ class Pipeline:
             stored = jobs.load_result(session, self.keyring, result_id)
         if stored is None:
             return
-        claimed = ClaimedJob(stored.job_id, 0, 0, stored.reference, authorization, request_id.get())
-        attempt = Attempt(claimed, self._living(authorization))
+        living = self._living(authorization)
         try:
             ehr = self._find_ehr(stored.ehr_id)
             if stored.delivery is not DeliveryState.DELIVERED:
-                delivery = deliver(
-                    self.transport,
-                    ehr,
-                    stored.reference,
-                    attempt.authorization,
-                    result=stored.result,
-                    resources=stored.resources,
-                    authority=self._authority,
-                )
-                self._record_delivery(attempt, result_id, delivery)
-            self._objects().deliver_again(ehr, stored, attempt.authorization)
+                self._reports.deliver_again(ehr, result_id, living, is_asked=True)
+            self._store_again(ehr, stored, living)
+            self._link_again(ehr, stored, living, is_asked=True)
         except RayhookError as error:
             log.warning("late_delivery_failed", code=error.code)
+
+    def deliver_due(self) -> None:
+        """Try again, with tokens of our own, what an EHR did not get: reports, and links to stored objects.
+
+        Where it gives us none, a report whose process ended before it was sent is told so, once.
+        """
+        for errand in (Errand.REPORT, Errand.LINKS):
+            for result_id in self._outbox.due(errand):
+                try:
+                    self._deliver_due(errand, result_id)
+                except RayhookError as error:
+                    # The others are due all the same; this one is, once its lease is over.
+                    log.warning("late_delivery_failed", errand=errand.value, code=error.code)
+
+    def _deliver_due(self, errand: Errand, result_id: str) -> None:
+        with self.sessions() as session:
+            stored = jobs.load_result(session, self.keyring, result_id)
+        ehr = None if stored is None else self.registry.by_id(stored.ehr_id)
+        if stored is None or ehr is None:
+            with self.sessions() as session:
+                put_off(session, result_id, errand, now=self.clock(), is_due=False)
+                session.commit()
+        elif errand is Errand.REPORT:
+            self._reports.deliver_again(ehr, result_id, None, is_asked=False)
+        else:
+            self._link_again(ehr, stored, None, is_asked=False)
 
     def _run(self, attempt: Attempt) -> None:
         reference = attempt.claimed.reference
@@ -146,16 +164,7 @@ class Pipeline:
             return
         if result_id is None:
             return
-        delivery = deliver(
-            self.transport,
-            ehr,
-            reference,
-            attempt.authorization,
-            result=result,
-            resources=resources,
-            authority=self._authority,
-        )
-        self._record_delivery(attempt, result_id, delivery)
+        delivery = self._reports.deliver(attempt, ehr, result_id, result, resources=resources)
         self._objects().deliver(
             ehr, reference, result_id, result, attempt.authorization, written=delivery.written
         )
@@ -175,7 +184,39 @@ class Pipeline:
                 stored = jobs.load_result(session, self.keyring, result_id)
             ehr = self.registry.by_id(ehr_id)
             if stored is not None and ehr is not None:
-                self._objects().deliver_again(ehr, stored, None)
+                self._store_again(ehr, stored, None)
+
+    def _store_again(self, ehr: EHR, stored: StoredResult, authorization: Authorization | None) -> None:
+        """Store what the PACS lacks, unless another process is at it."""
+        if not ehr.dicom_results:
+            return
+        if not self._outbox.lock(stored.id, Errand.OBJECTS, lease_s=_STORING_S):
+            return
+        try:
+            self._objects().deliver_again(ehr, stored, authorization)
+        finally:
+            self._outbox.release(stored.id, Errand.OBJECTS)
+
+    def _link_again(
+        self, ehr: EHR, stored: StoredResult, authorization: Authorization | None, *, is_asked: bool
+    ) -> None:
+        if self._outbox.claim(stored.id, Errand.LINKS, is_asked=is_asked):
+            self._objects().link_again(ehr, stored, authorization)
+
+    @property
+    def _outbox(self) -> Outbox:
+        return Outbox(self.sessions, self.clock)
+
+    @property
+    def _reports(self) -> ReportCourier:
+        return ReportCourier(
+            sessions=self.sessions,
+            keyring=self.keyring,
+            audit=self.audit,
+            transport=self.transport,
+            authority=self._authority,
+            clock=self.clock,
+        )
 
     def _objects(self) -> ObjectDelivery:
         return ObjectDelivery(
@@ -348,13 +389,6 @@ class Pipeline:
             retryable=isinstance(error, _PASSING),
             clock=self.clock,
         )
-
-    def _record_delivery(self, attempt: Attempt, result_id: str, delivery: Delivery) -> None:
-        with self.sessions() as session:
-            set_delivery(session, result_id, delivery.state, delivery.detail)
-            self.audit.record(session, delivery_entry(attempt, delivery))
-            session.commit()
-        log.info("result_delivery", state=delivery.state.value, detail=delivery.detail)
 
 
 def _counted(files: Iterator[bytes], attempt: Attempt) -> Generator[bytes]:

@@ -15,6 +15,7 @@ from sqlmodel import Field, Session, SQLModel, col, select
 from rayhook.auth.keys import Keyring
 from rayhook.fhir.errors import NotFound, Unprocessable
 from rayhook.fhir.r4 import decode_json, encode_json
+from rayhook.inference.outbox import Errand, begin_errand
 from rayhook.inference.study import KeyImage, StudyReference, StudyResult
 
 MAX_MESSAGE = 1000
@@ -100,6 +101,7 @@ def add_result(
     )
     session.add(row)
     session.flush()
+    begin_errand(session, id_, Errand.REPORT, now=now)
     return id_
 
 

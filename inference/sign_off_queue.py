@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import structlog
@@ -20,14 +20,10 @@ from rayhook.fhir.errors import NotFound, RayhookError
 from rayhook.fhir.references import oid_uri
 from rayhook.fhir.transport import Transport
 from rayhook.inference.job_table import Authorization
+from rayhook.inference.outbox import AT_ONCE, BACKOFF, LEASE_S
 from rayhook.inference.results import DeliveryState, StoredResult, load_result, seal, unseal
 from rayhook.inference.sign_off_delivery import SignedDelivery, may_revise, write_signed
 from rayhook.inference.signature import ReportSignatureRow, Signature, load_signatures
-
-LEASE_S: Final = 60.0
-_FIRST_PAUSE_S = 15.0
-_LONGEST_PAUSE_S = 3600.0
-_AT_ONCE = 20
 
 Clock = Callable[[], float]
 Backend = Callable[[EHR], Authorization | None]
@@ -107,7 +103,7 @@ class SignOffQueue:
             .where(col(ReportSignatureRow.next_attempt_at) <= self.clock())
             .group_by(ReportSignatureRow.result_id)
             .order_by(func.min(col(ReportSignatureRow.next_attempt_at)))
-            .limit(_AT_ONCE)
+            .limit(AT_ONCE)
         )
         with self.sessions() as session:
             due = list(session.exec(query))
@@ -208,8 +204,7 @@ class SignOffQueue:
         """Return when to try again: a lost connection is retried, a refusal waits for a person."""
         if state is not DeliveryState.FAILED:
             return None
-        pause_s: float = _FIRST_PAUSE_S * 2 ** (attempts - 1)
-        return self.clock() + min(pause_s, _LONGEST_PAUSE_S)
+        return self.clock() + BACKOFF.pause_s(attempts)
 
 
 def _locked(session: Session, signature_id: str) -> ReportSignatureRow:
