@@ -12,7 +12,7 @@ from rayhook.audit.events import AuditKind
 from rayhook.audit.retention import HoldSubject, Retention
 from rayhook.auth.roles import Permission
 from rayhook.auth.staff_sessions import StaffMember
-from rayhook.fhir.errors import InvalidRequest
+from rayhook.fhir.errors import InvalidRequest, NotFound
 from rayhook.fhir.text import translatable
 from rayhook.smart_app.audit_reading import AuditReading
 from rayhook.smart_app.audit_words import kind_text
@@ -120,7 +120,11 @@ def build_audit_hold_router(deps: SMARTDependencies, pages: StaffPages, gate: St
 
     @router.post(f"{HOLDS}/{{hold_id}}/release")
     def release(hold_id: str, member: holding) -> Response:
-        own.release(member, hold_id)
+        try:
+            own.release(member, hold_id)
+        except NotFound:
+            own.reading.record(member, AuditKind.AUDIT_LOG_READ, {"page": "holds", "missing": hold_id[:32]})
+            raise
         return _back()
 
     return router
