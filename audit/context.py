@@ -12,5 +12,13 @@ class RequestSource:
     server_address: str = ""
 
 
+@dataclass(slots=True)
+class RequestPurpose:
+    """Why one request is made, where it is not for treatment, as soon as that is known; a code of v3-ActReason."""
+
+    code: str = ""
+
+
 NOWHERE = RequestSource()
 request_source: ContextVar[RequestSource] = ContextVar("request_source", default=NOWHERE)
+request_purpose: ContextVar[RequestPurpose | None] = ContextVar("request_purpose", default=None)

@@ -19,7 +19,7 @@ from sqlmodel import Session
 
 from rayhook.audit.chain import CHECKPOINT_EVERY
 from rayhook.audit.checkpoint import Anchor, Checkpoint, SealedTree, TreeHead, latest_tree
-from rayhook.audit.context import request_source
+from rayhook.audit.context import request_purpose, request_source
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.handover import HandOver, key_name, stored_hand_overs, trusted_keys
 from rayhook.audit.leaf import GENESIS, event_hash, event_mac, stored_leaf
@@ -39,7 +39,7 @@ class AuditEntry:
 
     `agent` is who acted (fhirUser, CDS client issuer, "rayhook"); `entities` are what was touched, each
     "Type/id" or "urn:oid:<study uid>". `detail` says more in words and codes, never a token, name or result.
-    `request_id` and the network addresses are those of the request at hand unless given.
+    `request_id`, the network addresses and `purpose` are those of the request at hand unless given.
     `client_id` is the software that asked (OAuth client, CDS client issuer); `jti` its token's id, never the
     token; `query` a search as it was asked, path and parameters; `purpose` a code of v3-ActReason;
     `peer` the other server where we are the client, its origin or name.
@@ -110,7 +110,7 @@ class AuditLog:
 
         The commit raises AuditUnavailable, and nothing of the transaction stays, where the log cannot be written.
         """
-        source = request_source.get()
+        source, purpose = request_source.get(), request_purpose.get()
         staged = self._staged(session)
         staged.entries.append(
             replace(
@@ -118,6 +118,7 @@ class AuditLog:
                 request_id=entry.request_id or request_id.get(),
                 client_address=entry.client_address or source.client_address,
                 server_address=entry.server_address or source.server_address,
+                purpose=entry.purpose or (None if purpose is None else purpose.code or None),
             )
         )
 

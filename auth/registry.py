@@ -94,6 +94,7 @@ class EHR:
     `private_network` says that its origins are inside the hospital: they may resolve to private addresses.
     `language` is that of its pages where the reader chose none, as "fr".
     `practitioner_roles` are those of every practitioner, `role_rules` give more.
+    `break_glass` lets its practitioners without a role read in an emergency, for half an hour and a reason.
     `dicom_results` are the objects that results are also written as, to `stow_url` or else where the study is.
     """
 
@@ -112,6 +113,7 @@ class EHR:
     role_rules: tuple[RoleRule, ...] = ()
     dicom_results: tuple[DICOMResultKind, ...] = ()
     stow_url: str | None = None
+    break_glass: bool = False
 
     @property
     def fhir_origins(self) -> frozenset[str]:
@@ -225,6 +227,7 @@ class _EHRTable(msgspec.Struct, forbid_unknown_fields=True):
     role: list[EHRRoleTable] = []
     dicom_results: tuple[DICOMResultKind, ...] = ()
     stow_url: str | None = None
+    break_glass: bool = False
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -285,6 +288,7 @@ class _Reader:
             ),
             dicom_results=tuple(dict.fromkeys(table.dicom_results)),
             stow_url=None if table.stow_url is None else values.url(f"{key}.stow_url", table.stow_url),
+            break_glass=table.break_glass,
         )
 
     def _cds_client(self, key: str, table: _CDSClientTable) -> CDSClient:

@@ -58,6 +58,10 @@ class EHRPerson:
         """The resource type of `fhirUser`, which may be relative or absolute."""
         return None if self.fhir_user is None else self.fhir_user.split("/")[-2]
 
+    @property
+    def is_practitioner(self) -> bool:
+        return self.type in PRACTITIONER_TYPES
+
     def claim(self, path: tuple[str, ...]) -> frozenset[str]:
         """Return the texts at the claim's path; a claim of another form has none."""
         value: object = self.claims

@@ -59,6 +59,9 @@ _READS = frozenset(
     }
 )
 
+# What an emergency opens to who has no role here: to read, and nothing else.
+EMERGENCY: Final = _READS - {Permission.SMART_APP_FHIR_READ}
+
 PERMISSIONS: Final[Mapping[Role, frozenset[Permission]]] = MappingProxyType(
     {
         Role.ADMINISTRATOR: frozenset(

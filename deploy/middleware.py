@@ -7,7 +7,7 @@ import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rayhook.audit.context import RequestSource, request_source
+from rayhook.audit.context import RequestPurpose, RequestSource, request_purpose, request_source
 from rayhook.fhir.correlation import accept_request_id, request_id
 
 log = structlog.get_logger(__name__)
@@ -39,6 +39,7 @@ class RequestContext:
         identifier = accept_request_id(_header(scope["headers"], b"x-request-id"))
         token = request_id.set(identifier)
         source = request_source.set(_source(scope))
+        purpose = request_purpose.set(RequestPurpose())
         started = time.perf_counter()
         status = 500
 
@@ -62,6 +63,7 @@ class RequestContext:
                 status=status,
                 elapsed_ms=round((time.perf_counter() - started) * 1000, 1),
             )
+            request_purpose.reset(purpose)
             request_source.reset(source)
             request_id.reset(token)
 

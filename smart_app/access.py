@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from fastapi import Request
 from starlette.responses import Response
 
+from rayhook.audit.context import request_purpose
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.record import AuditEntry
 from rayhook.auth.abilities import Ability
+from rayhook.auth.emergency import emergency_end
 from rayhook.auth.principal import SMARTUser
 from rayhook.auth.registry import EHR
-from rayhook.auth.roles import Permission, Role, permissions_of
+from rayhook.auth.roles import EMERGENCY, Permission, Role, permissions_of
 from rayhook.auth.sessions import SMARTSession
 from rayhook.auth.staff_sessions import StaffMember
 from rayhook.fhir.errors import Forbidden, RayhookError, Unauthenticated
@@ -25,10 +27,12 @@ from rayhook.smart_app.live_sessions import LiveSessions
 from rayhook.smart_app.own_page import SAFE_METHODS, require_own_page
 from rayhook.smart_app.problem import SCOPE_MISSING
 from rayhook.smart_app.staff_access import StaffGate, Staffing
-from rayhook.smart_app.window import StaleWindow, note_session, require_same_window
+from rayhook.smart_app.window import StaleWindow, note_emergency, note_session, require_same_window
 
 __all__ = ["Cookies", "Gate", "Viewer", "Viewing", "agent_of", "require_own_page"]
 
+# Spec: HL7 v3 ActReason, "break the glass"
+BREAK_GLASS = "BTG"
 # A page that brings itself up to date is no use of the session by a person.
 _REFRESH = "X-Rayhook-Refresh"
 
@@ -67,11 +71,15 @@ class Cookies:
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """A person with a live session and a patient in context."""
+    """A person with a live session and a patient in context.
+
+    `emergency_until` is when their leave to read without a role ends.
+    """
 
     ehr: EHR
     patient_id: str
     session: SMARTSession
+    emergency_until: float | None = None
 
     @property
     def user(self) -> SMARTUser:
@@ -91,6 +99,8 @@ class Viewer:
 
     def can(self, permission: Permission) -> bool:
         """Say whether the person's roles allow it; `may` says whether the EHR's token does."""
+        if self.emergency_until is not None and permission in EMERGENCY:
+            return True
         return permission in permissions_of(self.roles)
 
     def may(self, resource_type: str, interaction: str) -> bool:
@@ -132,7 +142,8 @@ class Gate:
         prefer(ehr.language)
         if found.patient_id is None:
             raise self.refused(Forbidden("your EHR named no patient"), None)
-        viewer = Viewer(ehr, found.patient_id, found)
+        assert session_id is not None
+        viewer = Viewer(ehr, found.patient_id, found, self._emergency(session_id, found, ehr))
         self._require_same_window(request, viewer)
         if Ability.READ_REPORTS not in viewer.session.abilities:
             raise self.refused(
@@ -144,6 +155,19 @@ class Gate:
                 viewer.user,
             )
         return viewer
+
+    def _emergency(self, session_id: str, found: SMARTSession, ehr: EHR) -> float | None:
+        """Return when emergency access ends; while there is any, all that the request does is told as such."""
+        if not may_break_glass(ehr, found):
+            return None
+        with self._deps.reading_sessions() as session:
+            ends_at = emergency_end(session, session_id, now=self._deps.clock())
+        purpose = request_purpose.get()
+        if ends_at is not None:
+            note_emergency(ends_at)
+            if purpose is not None:
+                purpose.code = BREAK_GLASS
+        return ends_at
 
     def viewing(self, permission: Permission) -> "Viewing":
         """Return the dependency of a route that asks for `permission`."""
@@ -203,6 +227,11 @@ class Viewing:
         viewer = self.gate.viewer(request)
         self.gate.require(viewer, self.permission)
         return viewer
+
+
+def may_break_glass(ehr: EHR, session: SMARTSession) -> bool:
+    """Say whether the EHR's registration offers emergency access to a person without a role."""
+    return ehr.break_glass and not session.roles
 
 
 def agent_of(user: SMARTUser) -> str:

@@ -49,8 +49,10 @@ class Pages:
         self._environment.globals["languages"] = i18n.LANGUAGES
         self._environment.globals["investigational"] = INVESTIGATIONAL
         self._environment.globals |= {
+            "emergency_until": window.emergency_until,
             "has_style": window.has_style,
             "href": window.href,
+            "moment_text": i18n.moment_text,
             "reader_of_page": lambda: reader_of(window.session_of_page()),
             "window_mark": window.window_mark,
         }
@@ -77,7 +79,13 @@ class Pages:
             status=error.status,
             problem=problem_of(error),
             request_id=request_id.get(),
+            may_break_glass=error.code == "role_insufficient" and self._may_break_glass(),
         )
+
+    def _may_break_glass(self) -> bool:
+        session = window.session_of_page()
+        ehr = None if session is None else self._registry.by_id(session.ehr_id)
+        return ehr is not None and ehr.break_glass and session is not None and not session.roles
 
     def headers(self, ehr: EHR | None, *, form_origin: str | None = None) -> dict[str, str]:
         """Return the headers of everything that shows a patient's data.

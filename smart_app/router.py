@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from rayhook.smart_app.access import Gate
 from rayhook.smart_app.answers import build_answer_router
 from rayhook.smart_app.dependencies import SMARTDependencies
+from rayhook.smart_app.emergency import build_emergency_router
 from rayhook.smart_app.fhir_api import build_fhir_router
 from rayhook.smart_app.images import build_image_router
 from rayhook.smart_app.language import build_language_router
@@ -31,6 +32,7 @@ def build_router(deps: SMARTDependencies) -> APIRouter:
     router.include_router(build_session_router(deps, pages))
     router.include_router(build_language_router(deps, pages))
     router.include_router(build_worklist_router(deps, pages, gate))
+    router.include_router(build_emergency_router(deps, pages, gate))
     router.include_router(build_result_router(deps, pages, gate, viewer_files))
     router.include_router(build_answer_router(deps, pages, gate))
     router.include_router(build_model_router(deps, pages, gate))

@@ -13,6 +13,7 @@ from rayhook.fhir.text import translatable
 
 PUBLIC: Final = translatable("anybody: nothing of a patient or of the staff is in it")
 CDS_CLIENT: Final = translatable("a CDS client's signed call")
+EMERGENCY: Final = translatable("a live session of a practitioner without a role, where their EHR offers it")
 LAUNCH: Final = translatable("an EHR's launch, or the end of a session")
 SESSION: Final = translatable("a live session, for what its page looks like and whether it lives")
 METRICS: Final = translatable("a scraper on this machine, or one that shows the token")
@@ -27,6 +28,7 @@ OPEN: Final[Mapping[str, str]] = {
     "/cds-services/documentation": PUBLIC,
     "/cds-services/{service_id}": CDS_CLIENT,
     "/cds-services/{service_id}/feedback": CDS_CLIENT,
+    "/emergency": EMERGENCY,
     "/fhir/R4/metadata": PUBLIC,
     "/health/live": PUBLIC,
     "/health/ready": PUBLIC,

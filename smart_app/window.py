@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -42,6 +43,7 @@ class _Window:
     mark: str = ""
     has_style: bool = False
     session: SMARTSession | None = None
+    emergency_until: float | None = None
 
 
 _open: ContextVar[_Window | None] = ContextVar("window", default=None)
@@ -64,6 +66,20 @@ def note_session(session: SMARTSession) -> None:
         window.session = session
         window.mark = session.window_mark
         window.has_style = session.context.style_url is not None
+
+
+def note_emergency(ends_at: float) -> None:
+    window = _open.get()
+    if window is not None:
+        window.emergency_until = ends_at
+
+
+def emergency_until() -> datetime | None:
+    """Return when the page's session loses its emergency access; None where it has none."""
+    window = _open.get()
+    if window is None or window.emergency_until is None:
+        return None
+    return datetime.fromtimestamp(window.emergency_until, UTC)
 
 
 def window_mark() -> str:

@@ -31,6 +31,7 @@ from rayhook.inference.study import StudyReference
 from rayhook.smart_app.access import Cookies
 from rayhook.smart_app.routes_access import (
     CDS_CLIENT,
+    EMERGENCY,
     OPEN,
     PUBLIC,
     SESSION,
@@ -256,6 +257,11 @@ def test_what_is_public_asks_for_nothing(world):
 
 def test_a_page_asks_whether_its_session_lives(world):
     routes = [one for one in world.routes if one.instead == SESSION]
+    assert world.outcomes({}, routes) == expected(routes, NOBODY)
+
+
+def test_an_emergency_without_a_session_is_nobodys(world):
+    routes = [one for one in world.routes if one.instead == EMERGENCY]
     assert world.outcomes({}, routes) == expected(routes, NOBODY)
 
 
