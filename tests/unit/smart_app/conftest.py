@@ -374,6 +374,7 @@ def world(running: World) -> Iterator[World]:
             "dicom_source",
             "finding_answer",
             "report_signature",
+            "result_outbox",
             "analysis_result",
             "analysis_job",
             "smart_session",
