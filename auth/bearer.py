@@ -193,13 +193,14 @@ class BearerTokens:
             raise Unauthenticated("aud is not this service", code="audience_wrong")
         fhir_user = optional_text_of(claims, "fhirUser")
         fhir_user = None if fhir_user is None else own_reference(ehr, fhir_user)
+        scopes = ScopeSet.parse(text_of(claims, "scope"))
         return SMARTUser(
             ehr=ehr,
             fhir_user=fhir_user,
             patient_id=patient_of(claims),
-            scopes=ScopeSet.parse(text_of(claims, "scope")),
+            scopes=scopes,
             client_id=text_of(claims, "client_id"),
-            roles=roles_in(ehr, fhir_user, claims),
+            roles=roles_in(ehr, fhir_user, claims, scopes),
             expires_at=expires_at,
         )
 

@@ -210,13 +210,14 @@ def introspect(
     _check_audience(answer.get("aud"), {audience, *ehr.fhir_base_urls})
     fhir_user = optional_text_of(answer, "fhirUser")
     fhir_user = None if fhir_user is None else own_reference(ehr, fhir_user)
+    scopes = ScopeSet.parse(text_of(answer, "scope"))
     return SMARTUser(
         ehr=ehr,
         fhir_user=fhir_user,
         patient_id=patient_of(answer),
-        scopes=ScopeSet.parse(text_of(answer, "scope")),
+        scopes=scopes,
         client_id=text_of(answer, "client_id"),
-        roles=roles_in(ehr, fhir_user, answer),
+        roles=roles_in(ehr, fhir_user, answer, scopes),
         expires_at=expires_at,
     )
 
@@ -229,9 +230,13 @@ def _check_audience(named: object, ours: AbstractSet[str | None]) -> None:
         raise Unauthenticated("aud is neither this service nor its EHR", code="audience_wrong")
 
 
-def roles_in(ehr: EHR, fhir_user: str | None, answer: Mapping[str, Any]) -> frozenset[Role]:
-    """A token that names no person is a service's; one that names a person has that person's roles."""
-    if fhir_user is None:
+def roles_in(ehr: EHR, fhir_user: str | None, answer: Mapping[str, Any], scopes: ScopeSet) -> frozenset[Role]:
+    """A token whose scopes are all a system's is a service's; any other has the roles of its person.
+
+    One of a patient or user context that names nobody is somebody's all the same: an app that does not ask for
+    `fhirUser` must not open to a patient what `fhirUser` would have closed.
+    """
+    if fhir_user is None and all(scope.context == "system" for scope in scopes.resources):
         return frozenset({Role.SERVICE})
     return ehr.roles_of(EHRPerson(fhir_user=fhir_user, claims=answer))
 

@@ -268,3 +268,17 @@ class TestJWT:
             smart=replace(ehr.smart, issuer="https://south.example.org"),
         )
         assert make(other, ehr).holder(self.token(ec_key, claims)).ehr.id == "north"
+
+
+@pytest.mark.parametrize(
+    ("scope", "roles"),
+    [
+        ("system/Observation.rs system/AuditEvent.rs", {Role.SERVICE}),
+        ("patient/Observation.rs", frozenset()),
+        ("user/Observation.rs", frozenset()),
+        ("system/Observation.rs patient/Observation.rs", frozenset()),
+    ],
+)
+def test_only_a_systems_token_is_a_services(make, says, scope, roles):
+    says(scope=scope)
+    assert make().holder("Bearer opaque").roles == roles
