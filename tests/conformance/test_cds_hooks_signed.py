@@ -134,3 +134,11 @@ def test_a_signed_card_stays_investigational(signed, answer):
 def test_a_signed_summary_fits(signed):
     _, card = signed(added="x" * 120, **EDITED)
     assert len(card["summary"]) < 140
+
+
+def test_a_finding_that_the_radiologist_is_not_certain_of_is_no_negative_card(signed):
+    _, card = signed(
+        action=AnswerAction.EDITED, value=FindingValue.UNCERTAIN, reason=AnswerReason.CLINICAL_CONTEXT
+    )
+    assert topic(card) == "finding"
+    assert " uncertain, on " in card["summary"]
