@@ -129,7 +129,13 @@ class LiveSessions:
             stored = store_refreshed(session, deps.keyring, session_id, renewed)
             deps.audit.record(session, session_entry(AuditKind.SMART_APP_SESSION_REFRESHED, renewed))
             session.commit()
-        return renewed if stored else None
+        if stored:
+            return renewed
+        # Somebody signed out meanwhile: what they ended must not live on in tokens that nobody has.
+        ehr = deps.registry.by_id(renewed.ehr_id)
+        if ehr is not None:
+            self._revoke(ehr, renewed)
+        return None
 
     def _give_back(self, session_id: str, found: SMARTSession, error: RayhookError) -> None:
         log.warning("token_not_renewed", ehr=found.ehr_id, code=error.code)

@@ -154,6 +154,26 @@ def test_logout_revokes_refresh_and_access_token(world, launched):
     assert last(world, "smart_app:session:closed").detail["reason"] == "logout"
 
 
+def test_tokens_that_come_after_the_logout_are_revoked(world, launched, monkeypatch):
+    redeem = type(world.ehr.authorization.tokens).redeem_refresh
+    came = []
+    before = {*world.ehr.authorization.tokens._access, *world.ehr.authorization.tokens._refresh}
+
+    def late(store, token):
+        with world.database.engine.begin() as connection:
+            connection.execute(text("DELETE FROM smart_session"))
+        came.append(redeem(store, token))
+        return came[-1]
+
+    monkeypatch.setattr(type(world.ehr.authorization.tokens), "redeem_refresh", late)
+    world.clock.ahead_s = TOKEN_LIFE_S
+    assert patient_page(world, launched).status_code == 401
+    tokens = world.ehr.authorization.tokens
+    assert len(came) == 1
+    assert not set(tokens._access) - before
+    assert not set(tokens._refresh) - before
+
+
 def test_tokens_are_stored_sealed(world, launched):
     tokens = [*world.ehr.authorization.tokens._access, *world.ehr.authorization.tokens._refresh]
     stored = tokens_of(world)
