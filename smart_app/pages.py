@@ -39,6 +39,7 @@ class Pages:
             autoescape=select_autoescape(),
             extensions=["jinja2.ext.i18n"],
             undefined=StrictUndefined,
+            auto_reload=False,  # a page is of the same version as the code
             trim_blocks=True,
             lstrip_blocks=True,
         )
