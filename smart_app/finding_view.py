@@ -8,10 +8,9 @@ from rayhook.inference.held_out import AtPrevalence, HeldOut
 from rayhook.inference.registry import Estimate
 from rayhook.inference.study import Finding
 from rayhook.smart_app.i18n import gettext as _
-from rayhook.smart_app.i18n import ngettext, percent_text
-from rayhook.smart_app.numbers import percent
+from rayhook.smart_app.i18n import ngettext
+from rayhook.smart_app.numbers import counted_share, percent
 
-_ALL_OR_NONE = (0.0, 1.0)
 _METER_WIDTH = 400
 _UNITS: Mapping[str, str] = {
     "crop": translatable("nodule cross-sections"),
@@ -139,7 +138,7 @@ def _interval(finding: Finding, held_out: HeldOut | None) -> Interval | None:
         low=percent(near.low),
         high=percent(near.high),
         seen=round(seen.value * near.count),
-        share=percent_text(seen.value) if seen.value in _ALL_OR_NONE else percent(seen.value),
+        share=counted_share(seen.value),
         **{"from": percent(seen.low), "to": percent(seen.high)},
     )
     return Interval(_place(seen.low), _place(seen.high), text)

@@ -11,7 +11,7 @@ from rayhook.auth.roles import Permission
 from rayhook.auth.staff_sessions import StaffMember
 from rayhook.fhir.errors import NotFound
 from rayhook.inference.held_out import HeldOut
-from rayhook.inference.registry import Evaluation, Manifest
+from rayhook.inference.registry import Estimate, Evaluation, Manifest
 from rayhook.inference.statement import EXPERIMENTAL, INVESTIGATIONAL
 from rayhook.smart_app.access import Gate, Viewer
 from rayhook.smart_app.dependencies import SMARTDependencies
@@ -120,10 +120,12 @@ def _evaluation(evaluation: Evaluation) -> EvaluationView:
 
 def _prevalences(held_out: HeldOut) -> Iterator[tuple[str, str, str]]:
     for row in held_out.prevalence_table:
-        shown = [
-            f"{percent(one.value)} ({percent(one.low)} to {percent(one.high)})" for one in (row.ppv, row.npv)
-        ]
-        yield percent(row.prevalence), shown[0], shown[1]
+        yield percent(row.prevalence), _estimate(row.ppv), _estimate(row.npv)
+
+
+def _estimate(one: Estimate) -> str:
+    low, high = percent(one.low), percent(one.high)
+    return _("%(share)s (%(low)s to %(high)s)", share=percent(one.value), low=low, high=high)
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str, bool]]:

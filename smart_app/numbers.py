@@ -15,6 +15,11 @@ def percent(probability: float) -> str:
     return percent_text(probability)
 
 
+def counted_share(share: float) -> str:
+    """Return a share that was counted: all, or none, of what was counted is certain, and nothing else is."""
+    return percent_text(share) if share in (0.0, 1.0) else percent(share)
+
+
 def unit_name(unit: str) -> str:
     """Return what an evaluation's unit is called on the page."""
     return _UNITS.get(unit, unit)

@@ -15,8 +15,9 @@ from rayhook.inference.performance import FEWEST, ModelPerformance, ScoreShift, 
 from rayhook.inference.registry import Estimate, Manifest
 from rayhook.smart_app.access import Gate
 from rayhook.smart_app.dependencies import SMARTDependencies
-from rayhook.smart_app.i18n import decimal_text, percent_text
+from rayhook.smart_app.i18n import decimal_text
 from rayhook.smart_app.i18n import gettext as _
+from rayhook.smart_app.numbers import counted_share, percent
 from rayhook.smart_app.pages import Pages
 from rayhook.smart_app.staff_pages import StaffPages, staff_router
 
@@ -98,9 +99,9 @@ def _estimate(estimate: Estimate | None) -> str:
         return _("too few")
     return _(
         "%(share)s (%(low)s to %(high)s)",
-        share=percent_text(estimate.value, 0),
-        low=percent_text(estimate.low, 0),
-        high=percent_text(estimate.high, 0),
+        share=counted_share(estimate.value),
+        low=percent(estimate.low),
+        high=percent(estimate.high),
     )
 
 
