@@ -117,10 +117,11 @@ def _upgrade(connection: Connection) -> None:
 
 
 def _create_engine(url: URL) -> Engine:
+    """The values of a statement are in no error's text: errors are logged."""
     if url.get_backend_name() == "sqlite":
         engine = _create_sqlite_engine(url)
     else:
-        engine = create_engine(url, pool_size=_POOL_SIZE, pool_pre_ping=True)
+        engine = create_engine(url, pool_size=_POOL_SIZE, pool_pre_ping=True, hide_parameters=True)
         event.listen(engine, "begin", _begin_postgresql)
     event.listen(engine, "handle_error", _tell_unavailable)
     return engine
@@ -128,7 +129,7 @@ def _create_engine(url: URL) -> Engine:
 
 def _create_sqlite_engine(url: URL) -> Engine:
     _create_private_file(Path(str(url.database)))
-    engine = create_engine(url, pool_size=_POOL_SIZE, max_overflow=_POOL_OVERFLOW)
+    engine = create_engine(url, pool_size=_POOL_SIZE, max_overflow=_POOL_OVERFLOW, hide_parameters=True)
     turn = _WriterTurn()
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", partial(_begin_sqlite, turn))

@@ -5,10 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel
 
@@ -216,3 +218,57 @@ def test_cards_of_before_overrides_outlast_the_migration(url):
         row = session.execute(text("SELECT card, override_index, suggestions FROM cds_card_issued")).one()
     database.close()
     assert tuple(row) == ("c", None, None)
+
+
+def test_the_values_of_a_statement_are_in_no_errors_text(tmp_path):
+    url = f"sqlite:///{tmp_path / 'rayhook.sqlite3'}"
+    migrate(url)
+    database = create_database(url)
+    row = {"id": "DOE^JANE", "at": 1.0}
+    statement = text("INSERT INTO cds_card_override (override_index, overridden_at) VALUES (:id, :at)")
+    with database.engine.begin() as connection:
+        connection.execute(statement, row)
+        with pytest.raises(IntegrityError) as told:
+            connection.execute(statement, row)
+    database.close()
+    assert "DOE" not in str(told.value)
+
+
+def _upgrade(url: str, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(ROOT / "deploy" / "migrations"))
+    config.set_main_option("path_separator", "os")
+    database = create_database(url)
+    with database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    database.close()
+
+
+def _a_row(connection, table: str) -> None:
+    """Fill every column, whatever it means."""
+    values: dict[str, object] = {}
+    for column in inspect(connection).get_columns(table):
+        kinds = {"VARCHAR": "a", "TEXT": "a", "BLOB": b"a", "FLOAT": 1.0}
+        values[column["name"]] = next((v for k, v in kinds.items() if k in str(column["type"])), 1)
+    names = ", ".join(f'"{name}"' for name in values)
+    places = ", ".join(f":{name}" for name in values)
+    connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), values)
+
+
+def test_a_database_of_the_third_revision_with_rows_is_brought_up_to_date(tmp_path):
+    url = f"sqlite:///{tmp_path / 'rayhook.sqlite3'}"
+    _upgrade(url, "0003")
+    database = create_database(url)
+    with database.engine.begin() as connection:
+        tables = sorted(set(inspect(connection).get_table_names()) - {"alembic_version", "cds_card_feedback"})
+        for table in tables:
+            _a_row(connection, table)
+    migrate(url)
+    with database.engine.connect() as connection:
+        kept = {
+            table: connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar() for table in tables
+        }
+        entities = connection.exec_driver_sql("SELECT entity_index, seq FROM audit_entity").all()
+    database.close()
+    assert (set(kept.values()), entities) == ({1}, [("a", 1)])
