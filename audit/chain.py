@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy.exc import DatabaseError
 from sqlmodel import Session
 
-from rayhook.audit.checkpoint import Anchor, Checkpoint, TreeHead, stored_trees
+from rayhook.audit.checkpoint import Anchor, Checkpoint, TreeHead, Witness, stored_trees
 from rayhook.audit.handover import TrustedKeys, stored_hand_overs, trusted_keys
 from rayhook.audit.report import MAX_PROBLEMS, ChainReport, Problem, ProblemKind
 from rayhook.audit.scan import Scan, Sealed, name_displaced
@@ -28,23 +28,23 @@ CHECKPOINT_EVERY: Final = 100
 def verify(
     session: Session,
     public_key: Ed25519PublicKey,
-    anchor_path: Path | None,
+    anchor: Path | Witness | None,
     *,
     keyring: Keyring | None = None,
     held: Iterable[Checkpoint] = (),
     started: Callable[[Scan], None] | None = None,
 ) -> ChainReport:
-    """Read the whole log and compare it with its checkpoints in the database, in the anchor file, and those `held`.
+    """Read the whole log and compare it with its checkpoints in the database, in the anchor, and those `held`.
 
     `public_key` is the one that the caller has pinned. With `keyring`, events must also have been written by
     this installation, which leaves only the cutting off of events newer than the last checkpoint unseen.
     `held` are statements that the caller has kept, of this copy of the log or of another.
-    `started` is given the scan, whose `size` tells how far it is. No anchor file is looked for where it is None.
+    `started` is given the scan, whose `size` tells how far it is. `anchor` is the anchor file or another
+    witness; none is looked for where it is None.
     """
     keys = trusted_keys(public_key, stored_hand_overs(session))
-    problems, tree_heads = _read_checkpoints(
-        session, keys, None if anchor_path is None else Anchor(anchor_path)
-    )
+    witness = Anchor(anchor) if isinstance(anchor, Path) else anchor
+    problems, tree_heads = _read_checkpoints(session, keys, witness)
     problems += [Problem(size, ProblemKind.HAND_OVER_FORGED) for size in keys.refused]
     for checkpoint in held:
         if _is_sound(checkpoint, keys):
@@ -81,7 +81,7 @@ def _end_problems(size: int, sealed_size: int) -> list[Problem]:
 
 
 def _read_checkpoints(
-    session: Session, keys: TrustedKeys, anchor: Anchor | None
+    session: Session, keys: TrustedKeys, anchor: Witness | None
 ) -> tuple[list[Problem], set[TreeHead]]:
     """Return what is wrong with the checkpoints, and all statements that are validly signed."""
     stored = stored_trees(session)
@@ -102,7 +102,7 @@ def _read_checkpoints(
 
 
 def _read_anchor(
-    anchor: Anchor, keys: TrustedKeys, *, is_expected: bool
+    anchor: Witness, keys: TrustedKeys, *, is_expected: bool
 ) -> tuple[set[Checkpoint], list[Problem]]:
     try:
         lines = list(anchor.checkpoints())

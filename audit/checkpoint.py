@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import rfc8785
 from cryptography.exceptions import InvalidSignature
@@ -97,6 +97,15 @@ def _frontier(size: int, text: str) -> Frontier:
         return Frontier()
 
 
+class Witness(Protocol):
+    """A place outside the database that keeps statements; None is one that cannot be read.
+
+    Raises OSError where there is nothing.
+    """
+
+    def checkpoints(self) -> Iterator[Checkpoint | None]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Anchor:
     """An append-only file of checkpoints, one JSON object a line.
@@ -111,7 +120,7 @@ class Anchor:
 
         A last line without its end is the trace of a power cut: it never stated anything and is dropped.
         """
-        line = _line(checkpoint)
+        line = checkpoint_line(checkpoint)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -147,7 +156,7 @@ def _printed(line: str) -> dict[str, Any]:
     return {"size": int(size), "signed_at": signed_at, "root": root, "head": head, "signature": signature}
 
 
-def _line(checkpoint: Checkpoint) -> bytes:
+def checkpoint_line(checkpoint: Checkpoint) -> bytes:
     content = {**asdict(checkpoint.tree_head), "signature": checkpoint.signature}
     return json.dumps(content, sort_keys=True).encode() + b"\n"
 

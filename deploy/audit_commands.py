@@ -1,6 +1,7 @@
 """`rayhook audit ...`: verify, prove, read, export and keep the audit trail."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from rich.table import Table
 from rayhook.audit.export import ExportFormat
 
 if TYPE_CHECKING:
+    from rayhook.audit.checkpoint import Witness
     from rayhook.audit.report import ChainReport
     from rayhook.deploy.audit_desk import AuditDesk
     from rayhook.deploy.settings import StorageSettings
@@ -45,8 +47,11 @@ def verify(
     data_dir: DataDir = None,
     public_key: PublicKey = None,
     anchor: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Another copy of the anchor file, kept elsewhere."),
+        str | None,
+        typer.Option(
+            metavar="FILE|s3://BUCKET/PREFIX",
+            help="Another copy of the anchor file, kept elsewhere, or the anchor under S3's object lock.",
+        ),
     ] = None,
     checkpoint: Annotated[
         list[Path] | None,
@@ -61,13 +66,14 @@ def verify(
 ) -> None:
     """Check the whole audit trail. Exit status 1 if anything was changed, removed, added, reordered or rewritten."""
     settings = _settings(data_dir)
+    witness = None if anchor is None else _witness(anchor, settings)
     if public_key is not None and not settings.keyring_path.exists():
         from rayhook.deploy.audit_desk import verify_elsewhere
 
-        report = verify_elsewhere(settings, public_key, anchor=anchor, checkpoints=checkpoint or ())
+        report = verify_elsewhere(settings, public_key, anchor=witness, checkpoints=checkpoint or ())
     else:
         with _desk(data_dir) as desk:
-            report = desk.verify(public_key, anchor=anchor, checkpoints=checkpoint or ())
+            report = desk.verify(public_key, anchor=witness, checkpoints=checkpoint or ())
     if as_json:
         sys.stdout.write(json.dumps(report.as_json()) + "\n")
     else:
@@ -258,6 +264,20 @@ def hold_list(data_dir: DataDir = None) -> None:
         released = "" if one.released_at is None else f"{one.released_at:%Y-%m-%d}"
         table.add_row(one.id, one.subject, one.reason, f"{one.placed_at:%Y-%m-%d}", released)
     out.print(table)
+
+
+def _witness(anchor: str, settings: "StorageSettings") -> "Path | Witness":
+    from rayhook.deploy.settings import S3_ADDRESS
+
+    if anchor.startswith("s3://"):
+        from rayhook.deploy.s3 import anchor_at
+
+        if re.fullmatch(S3_ADDRESS, anchor) is None:
+            raise typer.BadParameter("must be s3://bucket/prefix", param_hint="--anchor")
+        return anchor_at(anchor, kept_days=settings.longest_retention_days)
+    if not Path(anchor).is_file():
+        raise typer.BadParameter(f"file '{anchor}' does not exist", param_hint="--anchor")
+    return Path(anchor)
 
 
 def _settings(data_dir: Path | None) -> "StorageSettings":

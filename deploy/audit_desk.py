@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from rayhook.audit.balp import Observer
 from rayhook.audit.chain import verify
-from rayhook.audit.checkpoint import Anchor, Checkpoint, TreeHead, latest_tree, parse_checkpoint
+from rayhook.audit.checkpoint import Anchor, Checkpoint, TreeHead, Witness, latest_tree, parse_checkpoint
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.export import ExportFormat, Manifest, write_export
 from rayhook.audit.proof import Proof, prove
@@ -34,11 +34,15 @@ class AuditDesk:
     policy: RetentionPolicy = field(default_factory=RetentionPolicy)
 
     def verify(
-        self, public_key: Path | None, *, anchor: Path | None = None, checkpoints: Iterable[Path] = ()
+        self,
+        public_key: Path | None,
+        *,
+        anchor: Path | Witness | None = None,
+        checkpoints: Iterable[Path] = (),
     ) -> ChainReport:
         """Return what `audit.chain.verify` finds; `public_key` is a PEM file, our own key by default.
 
-        `checkpoints` are statements kept elsewhere, `anchor` another copy of the anchor file.
+        `checkpoints` are statements kept elsewhere, `anchor` another copy of the anchor.
         The verification is itself recorded, after it.
         """
         parts = self.installation
@@ -151,7 +155,7 @@ class AuditDesk:
 
 
 def verify_elsewhere(
-    settings: StorageSettings, public_key: Path, *, anchor: Path | None, checkpoints: Iterable[Path]
+    settings: StorageSettings, public_key: Path, *, anchor: Path | Witness | None, checkpoints: Iterable[Path]
 ) -> ChainReport:
     """Verify a copy of the database where there is no keyring: with the pinned key alone, and without a trace.
 

@@ -11,6 +11,7 @@ from rayhook.audit.atna import FHIRFeed
 from rayhook.audit.balp import Observer
 from rayhook.audit.delivery import Delivery, Step
 from rayhook.audit.syslog import SyslogAnchor, SyslogEvents, SyslogServer
+from rayhook.deploy.s3 import anchor_at
 from rayhook.deploy.settings import Settings
 from rayhook.fhir.errors import RayhookError
 from rayhook.fhir.transport import Transport, origin_of
@@ -51,6 +52,9 @@ class Forwarding:
             events, anchor = SyslogEvents(server, observer), SyslogAnchor(server)
             steps[events.target] = lambda: delivery.send_events(events)
             steps[anchor.target] = lambda: delivery.send_checkpoints(anchor)
+        if settings.audit_s3_anchor is not None:
+            bucket = anchor_at(settings.audit_s3_anchor, kept_days=settings.longest_retention_days)
+            steps[bucket.target] = lambda: delivery.send_checkpoints(bucket)
         return cls(steps)
 
     @contextmanager

@@ -15,6 +15,7 @@ from rayhook.audit.retention import RetentionPolicy
 from rayhook.fhir.errors import InvalidRequest
 
 PREFIX = "RAYHOOK_"
+S3_ADDRESS = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()/-]{0,512})?$"
 
 
 class Environment(StrEnum):
@@ -75,6 +76,12 @@ class StorageSettings(BaseSettings):
         None,
         description="Anchor file of the audit checkpoints; `audit-anchor.jsonl` in `data_dir` by default.",
     )
+    audit_s3_anchor: str | None = Field(
+        None,
+        pattern=S3_ADDRESS,
+        description="`s3://bucket/prefix` that gets every checkpoint as its own object under object lock; the "
+        "`AWS_*` variables name region and credentials.",
+    )
 
     audit_retention_days: Annotated[int, Field(ge=1)] = Field(
         2192,
@@ -88,6 +95,10 @@ class StorageSettings(BaseSettings):
     @property
     def retention_policy(self) -> RetentionPolicy:
         return RetentionPolicy(self.audit_retention_days, self.audit_retention_by_kind)
+
+    @property
+    def longest_retention_days(self) -> int:
+        return max((self.audit_retention_days, *self.audit_retention_by_kind.values()))
 
     @property
     def resolved_database_url(self) -> str:
