@@ -40,6 +40,7 @@ from rayhook.deploy.metrics import build_router as metrics_router
 from rayhook.deploy.middleware import RequestContext
 from rayhook.deploy.problems import install_problem_handlers
 from rayhook.deploy.settings import Settings
+from rayhook.deploy.settings_view import settings_view
 from rayhook.fhir.errors import AuditUnavailable, RayhookError
 from rayhook.fhir.transport import Transport
 from rayhook.inference.analysis import Analyser
@@ -252,6 +253,7 @@ def mount(app: FastAPI, service: Service) -> None:
         verifier=service.verifier,
         retention=settings.retention_policy,
         version=version("rayhook"),
+        settings=settings_view(settings),
     )
     app.include_router(cds_router(cds))
     app.include_router(smart_router(smart))

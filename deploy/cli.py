@@ -20,6 +20,7 @@ from rich.table import Column, Table
 from rayhook.deploy.account_commands import app as account
 from rayhook.deploy.audit_commands import app as audit
 from rayhook.deploy.conformance.command import app as conformance
+from rayhook.deploy.job_commands import app as jobs
 from rayhook.deploy.key_commands import app as keys
 from rayhook.deploy.labelled_images import Kind
 from rayhook.deploy.performance_command import performance
@@ -45,6 +46,7 @@ registry = typer.Typer(no_args_is_help=True, help="Check the file that registers
 app.add_typer(account, name="account")
 app.add_typer(audit, name="audit")
 app.add_typer(conformance, name="conformance")
+app.add_typer(jobs, name="jobs")
 app.add_typer(keys, name="keys")
 app.add_typer(model, name="model")
 app.add_typer(registry, name="registry")

@@ -1,6 +1,6 @@
 """What an event says, in words for a reader who never saw its JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from rayhook.audit.disclosures import Disclosed
@@ -52,6 +52,7 @@ SENTENCES: Final[Mapping[AuditKind, str]] = {
     AuditKind.CDS_HOOKS_REQUEST_REFUSED: translatable("A call of %(who)s was refused"),
     AuditKind.CDS_HOOKS_SERVICE_CALLED: translatable("%(who)s asked for decision support on a patient"),
     AuditKind.DEPLOY_CONFIGURATION_CHANGED: translatable("The configuration was changed"),
+    AuditKind.DEPLOY_SETTINGS_READ: translatable("%(who)s looked at the settings of the service"),
     AuditKind.DICOMWEB_RESULT_FAILED: translatable("A result could not be stored in the image archive"),
     AuditKind.DICOMWEB_RESULT_STORED: translatable("%(who)s stored a result in the image archive"),
     AuditKind.DICOMWEB_STUDY_FAILED: translatable("The images of a study could not be retrieved"),
@@ -61,6 +62,8 @@ SENTENCES: Final[Mapping[AuditKind, str]] = {
     AuditKind.FHIR_RESULT_WRITTEN: translatable("%(who)s wrote a result to the EHR"),
     AuditKind.INFERENCE_JOB_ENQUEUED: translatable("A study was queued for analysis"),
     AuditKind.INFERENCE_JOB_FAILED: translatable("An analysis ended without an answer"),
+    AuditKind.INFERENCE_JOB_LISTED: translatable("%(who)s looked at the list of analyses"),
+    AuditKind.INFERENCE_JOB_RETRIED: translatable("%(who)s had a failed analysis tried again"),
     AuditKind.INFERENCE_PERFORMANCE_READ: translatable("%(who)s read how the models perform"),
     AuditKind.INFERENCE_STUDY_ABSTAINED: translatable("A model declined to answer on a study"),
     AuditKind.INFERENCE_STUDY_ANALYSED: translatable("A model analysed a study"),
@@ -189,9 +192,14 @@ def story(record: AuditRecord, ehr_name: str | None) -> list[str]:
 
 
 def entity_text(entity: str) -> str:
-    return (
-        _("study %(uid)s", uid=entity.removeprefix("urn:oid:")) if entity.startswith("urn:oid:") else entity
-    )
+    return f"DICOM {entity.removeprefix('urn:oid:')}" if entity.startswith("urn:oid:") else entity
+
+
+def entities_text(entities: Sequence[str], most: int) -> str:
+    """Return the first ones, and how many more there are."""
+    shown = ", ".join(map(entity_text, entities[:most]))
+    left = len(entities) - most
+    return _("%(shown)s and %(count)s more", shown=shown, count=left) if left > 0 else shown
 
 
 def _ending(record: AuditRecord) -> str:

@@ -23,6 +23,15 @@ from rayhook.inference.sign_off_queue import SignOffQueue
 from rayhook.inference.study import ModelIdentity
 
 
+@dataclass(frozen=True, slots=True)
+class SettingView:
+    """One setting as it may be shown: no secret is in `value`."""
+
+    name: str
+    value: str
+    is_default: bool
+
+
 def _ignore(_result_id: str) -> None:
     """Nobody keeps what was signed."""
 
@@ -37,6 +46,7 @@ class SMARTDependencies:
     held_out: evaluations by the SHA-256 of the weights that they are of.
     sign_off: brings signed reports to their EHR.
     retention: how long events are kept.
+    settings: those of the process, as an administrator may see them.
     watching: looks for unusual access; verifier: verifies the log.  Pages make their own where there is none.
     report_changed: is told the id of a result whose report was signed, changed or withdrawn.
     """
@@ -61,6 +71,7 @@ class SMARTDependencies:
     verifier: Verifier | None = None
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
     version: str = ""
+    settings: tuple[SettingView, ...] = ()
     clock: Callable[[], float] = time.time
 
     @property

@@ -52,6 +52,12 @@ LINKS: Final = (
         Permission.INFERENCE_MODEL_READ,
     ),
     StaffLink(
+        "/staff/jobs",
+        translatable("Analyses"),
+        translatable("Which analyses wait, run or failed, and have them tried again."),
+        Permission.INFERENCE_JOB_READ,
+    ),
+    StaffLink(
         "/staff/accounts",
         translatable("Accounts"),
         translatable("Who may sign in here, and in which roles."),
@@ -62,6 +68,12 @@ LINKS: Final = (
         translatable("Roles"),
         translatable("What each role allows, and what each address asks for."),
         Permission.AUTH_ROLE_READ,
+    ),
+    StaffLink(
+        "/staff/settings",
+        translatable("Settings"),
+        translatable("What the service runs with: settings, EHRs, models, keys and versions."),
+        Permission.DEPLOY_SETTINGS_READ,
     ),
 )
 

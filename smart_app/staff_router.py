@@ -13,7 +13,9 @@ from rayhook.smart_app.sign_in_steps import SignInSteps
 from rayhook.smart_app.staff import build_staff_router
 from rayhook.smart_app.staff_access import StaffGate
 from rayhook.smart_app.staff_accounts import build_account_router
+from rayhook.smart_app.staff_jobs import build_job_router
 from rayhook.smart_app.staff_pages import StaffPages
+from rayhook.smart_app.staff_settings import build_settings_router
 
 
 def build_staff_routers(deps: SMARTDependencies, pages: Pages, gate: StaffGate) -> APIRouter:
@@ -26,5 +28,7 @@ def build_staff_routers(deps: SMARTDependencies, pages: Pages, gate: StaffGate) 
     router.include_router(build_enrolment_router(deps, own, steps))
     router.include_router(build_staff_router(own, gate))
     router.include_router(build_account_router(deps, own, gate))
+    router.include_router(build_job_router(deps, own, gate))
+    router.include_router(build_settings_router(deps, own, gate))
     router.include_router(build_audit_routers(deps, own, gate))
     return router
