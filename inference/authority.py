@@ -14,7 +14,7 @@ from rayhook.auth.backend import BackendTokens
 from rayhook.auth.registry import EHR
 from rayhook.auth.scopes import ScopeSet
 from rayhook.fhir.client import FHIRClient
-from rayhook.fhir.errors import RayhookError, UpstreamUnauthorized
+from rayhook.fhir.errors import RayhookError, UpstreamRefused, UpstreamUnauthorized
 from rayhook.fhir.transport import Transport
 from rayhook.inference.job_table import Authorization
 
@@ -43,6 +43,18 @@ class Authority:
     def has_own(self, ehr: EHR) -> bool:
         """Return whether a token of our own may be had there, now or later."""
         return self.backend is not None and ehr.backend is not None
+
+    def trouble(self, ehr: EHR) -> str | None:
+        """Return the code of what keeps us from a token of our own that we may have, where it will pass."""
+        if self.backend is None or not self.has_own(ehr):
+            return None
+        try:
+            self.backend.token(ehr)
+        except UpstreamRefused:
+            return None
+        except RayhookError as error:
+            return error.code
+        return None
 
     def permits(self, ehr: EHR, hook: Authorization | None, permits: Permits) -> bool:
         chosen = self.choose(ehr, hook, permits)

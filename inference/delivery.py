@@ -49,14 +49,18 @@ def deliver(
     """
     if result.status not in _TOLD:
         return Delivery(DeliveryState.NOT_PERMITTED, "no_model_answered")
+    authority = authority or Authority()
     try:
-        answer = (authority or Authority()).call(
+        answer = authority.call(
             ehr,
             authorization,
             may_write,
             lambda chosen: _write(transport, ehr, reference, chosen, resources=resources),
         )
     except UpstreamRefused as error:
+        trouble = authority.trouble(ehr) if error.code in FOR_WANT_OF_A_TOKEN else None
+        if trouble is not None:
+            return Delivery(DeliveryState.FAILED, trouble)
         return Delivery(DeliveryState.NOT_PERMITTED, error.code)
     except RayhookError as error:
         return Delivery(DeliveryState.FAILED, error.code)

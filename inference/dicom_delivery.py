@@ -123,7 +123,12 @@ class ObjectDelivery:
         """Store the objects, and link what is newly there; a link that fails is told in the log and the audit."""
         token = self.authority.choose(ehr, authorization, lambda _: True)
         stored = self.store.store(
-            ehr, reference, result_id, objects, access_token=token.access_token if token else None
+            ehr,
+            reference,
+            result_id,
+            objects,
+            access_token=token.access_token if token else None,
+            trouble=None if token else self.authority.trouble(ehr),
         )
         if stored:
             self._link(ehr, reference, result_id, result, authorization=authorization, written=written)

@@ -151,8 +151,12 @@ class ObjectStore:
         objects: Iterable[DICOMObject],
         *,
         access_token: str | None,
+        trouble: str | None = None,
     ) -> tuple[ObjectNames, ...]:
-        """Store those that the PACS lacks and return the names of those that this call brought there."""
+        """Store those that the PACS lacks and return the names of those that this call brought there.
+
+        trouble: what keeps a token of our own from us for now, as its error's code.
+        """
         url = store_url(ehr, reference)
         token = access_token if _takes_token(reference, url) else None
         lacks_token = _takes_token(reference, url) and token is None
@@ -164,7 +168,7 @@ class ObjectStore:
                 result_id,
                 [(one.kind, names) for one, names in named],
                 ehr_id=ehr.id,
-                counts=not lacks_token,
+                counts=not lacks_token or trouble is not None,
                 clock=self.clock,
             )
             session.commit()
@@ -172,7 +176,7 @@ class ObjectStore:
         if not sent:
             return ()
         if lacks_token:
-            missing = StoreOutcome(StoreState.FAILED, "authorization_missing")
+            missing = StoreOutcome(StoreState.FAILED, trouble or "authorization_missing")
             outcomes: Mapping[str, StoreOutcome] = {one.sop_instance_uid: missing for one in sent}
         else:
             outcomes = self._send(ehr, reference, url, sent, token)

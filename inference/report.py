@@ -62,7 +62,11 @@ def transaction(resources: Iterable[Resource]) -> Resource:
             {
                 "fullUrl": f"urn:uuid:{one['id']}",
                 "resource": _relinked({key: value for key, value in one.items() if key != "id"}, full_urls),
-                "request": {"method": "POST", "url": one["resourceType"], "ifNoneExist": creation_condition(one)},
+                "request": {
+                    "method": "POST",
+                    "url": one["resourceType"],
+                    "ifNoneExist": creation_condition(one),
+                },
             }
             for one in every
         ],

@@ -1,20 +1,27 @@
 """A whole pipeline over a folder; run as a module it is a worker process that a test may kill."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rayhook.audit.record import AuditLog
+from rayhook.auth.backend import BackendTokens
 from rayhook.auth.keys import Keyring
-from rayhook.auth.registry import EHR, CDSClient, EHRRegistry
+from rayhook.auth.registry import EHR, BackendClient, CDSClient, EHRRegistry
 from rayhook.deploy.database import create_database, migrate
+from rayhook.deploy.demo.ehr_scopes import SYSTEM_SCOPES
+from rayhook.deploy.demo.ehr_tokens import CLIENT_ID
 from rayhook.fhir.transport import Transport
 from rayhook.inference.analysis import Analyser
 from rayhook.inference.decode import Decoder
 from rayhook.inference.pipeline import Pipeline
 from tests.unit.inference.images import SpotEngine, package
+
+_DUE = "deliver-due-at="
 
 
 @contextmanager
@@ -50,10 +57,30 @@ def pipeline_over(
     database.close()
 
 
+def as_backend(pipeline: Pipeline) -> Pipeline:
+    """Return the pipeline with tokens of its own from the EHR, which has to know its keys."""
+    (ehr,) = pipeline.registry
+    registered = replace(ehr, backend=BackendClient(client_id=CLIENT_ID, scopes=SYSTEM_SCOPES))
+    tokens = BackendTokens(pipeline.transport, pipeline.keyring, issued=lambda *_: None)
+    return replace(pipeline, registry=EHRRegistry((registered,)), backend=tokens)
+
+
+def deliver_due_at(pipeline: Pipeline, signal: Path) -> None:
+    """Say that we are ready, and bring what is due as soon as there is a file `signal`."""
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    while not signal.exists():
+        time.sleep(0.005)
+    as_backend(pipeline).deliver_due()
+
+
 if __name__ == "__main__":
     folder, ehr_url, pacs_url, job_id = sys.argv[1:]
     with (
         Decoder() as decoder,
         pipeline_over(Path(folder), ehr_url=ehr_url, pacs_url=pacs_url, decoder=decoder) as pipeline,
     ):
-        pipeline.run(job_id)
+        if job_id.startswith(_DUE):
+            deliver_due_at(pipeline, Path(job_id.removeprefix(_DUE)))
+        else:
+            pipeline.run(job_id)

@@ -6,11 +6,8 @@ from dataclasses import replace
 import pytest
 from joserfc.jwk import KeySet
 
-from rayhook.auth.backend import BackendTokens
-from rayhook.auth.registry import BackendClient, EHRRegistry
+from rayhook.auth.registry import EHRRegistry
 from rayhook.auth.smart import public_jwks
-from rayhook.deploy.demo.ehr_scopes import SYSTEM_SCOPES
-from rayhook.deploy.demo.ehr_tokens import CLIENT_ID
 from rayhook.inference import jobs
 from rayhook.inference.decode import Decoder
 from rayhook.inference.dicomweb import RetrievalLimits
@@ -18,7 +15,7 @@ from rayhook.inference.job_table import JobState
 from rayhook.inference.results import DeliveryState
 
 from .hospital import READ, WRITE, catalogue_in, open_hospital
-from .pipeline_parts import pipeline_over
+from .pipeline_parts import as_backend, pipeline_over
 
 pytestmark = pytest.mark.xdist_group("pipeline_backend")
 
@@ -47,10 +44,7 @@ def pipeline(hospital, decoder, tmp_path):
     ) as pipeline:
         server = hospital.demo.authorization
         server.client_keys = lambda: KeySet.import_key_set(public_jwks(pipeline.keyring))
-        (ehr,) = pipeline.registry
-        registered = replace(ehr, backend=BackendClient(client_id=CLIENT_ID, scopes=SYSTEM_SCOPES))
-        tokens = BackendTokens(pipeline.transport, pipeline.keyring, issued=lambda *_: None)
-        yield replace(pipeline, registry=EHRRegistry((registered,)), backend=tokens)
+        yield as_backend(pipeline)
 
 
 def run(pipeline, hospital, token):
