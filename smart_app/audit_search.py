@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Form, Path, Request
 from starlette.responses import RedirectResponse, Response
@@ -22,7 +22,7 @@ from rayhook.smart_app.audit_reading import AuditReading
 from rayhook.smart_app.audit_words import (
     OUTCOMES,
     PACKAGES,
-    entity_text,
+    entities_text,
     kind_text,
     purpose_text,
     sentence,
@@ -35,7 +35,8 @@ from rayhook.smart_app.i18n import moment_text
 from rayhook.smart_app.staff_access import StaffGate
 from rayhook.smart_app.staff_pages import StaffPages, staff_router
 
-HOME = "/staff/audit"
+HOME: Final = "/staff/audit"
+_MOST_TOUCHED: Final = 2
 Seq = Annotated[int, Path(ge=0, lt=2**63)]
 
 
@@ -63,7 +64,7 @@ def event_row(record: AuditRecord) -> EventRow:
         at=moment_text(record.recorded_at),
         what=sentence(record),
         patient=record.patient_id or "",
-        touched=", ".join(map(entity_text, record.entities)),
+        touched=entities_text(record.entities, _MOST_TOUCHED),
         outcome=_(OUTCOMES[record.outcome]),
         is_success=record.outcome is Outcome.SUCCESS,
     )
@@ -163,10 +164,10 @@ class SearchPages:
                 _("All that this person or system did"),
                 self.address(Question(ehr=ehr, person=record.agent), member),
             )
-        for entity in record.entities:
-            if entity.startswith("urn:oid:"):
-                study = entity.removeprefix("urn:oid:")
-                yield _("The whole story of this study"), self.address(Question(ehr=ehr, study=study), member)
+        study = next((one for one in record.entities if one.startswith("urn:oid:")), None)
+        if study is not None:
+            wanted = Question(ehr=ehr, study=study.removeprefix("urn:oid:"))
+            yield _("The whole story of this study"), self.address(wanted, member)
 
     def proof(self, member: StaffMember, seq: int) -> Response:
         """Sign the log as it is, and return the proof that the event is in it; its values stay sealed."""
