@@ -22,7 +22,7 @@ class Bucket:
     def address(self) -> str:
         return f"s3://{self.name}/rayhook"
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         found = self.client.list_objects_v2(Bucket=self.name).get("Contents", ())
         return [one["Key"] for one in found]
 

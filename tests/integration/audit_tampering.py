@@ -13,14 +13,17 @@ from sqlalchemy import insert as sql_insert
 from sqlalchemy import text
 
 from rayhook.audit.chain import verify
-from rayhook.audit.checkpoint import Checkpoint, latest_tree
+from rayhook.audit.checkpoint import Checkpoint, checkpoint_line, latest_tree
+from rayhook.audit.delivery import Delivery
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.leaf import GENESIS, event_hash
 from rayhook.audit.models import AUDIT_EVENT
 from rayhook.audit.record import AuditEntry, AuditLog
 from rayhook.audit.report import ChainReport
+from rayhook.audit.s3_anchor import S3Anchor
 from rayhook.auth.keys import Keyring
 from rayhook.deploy.database import Database
+from tests.doubles.object_store import Bucket
 
 EVENTS = 260
 TABLES = ("audit_event", "audit_checkpoint", "audit_entity", "audit_key", "audit_tombstone", "audit_purge")
@@ -50,6 +53,8 @@ class Bench:
     folder: Path
     clock: float = 1_700_000_000.0
     held: list[Checkpoint] = field(default_factory=list)
+    bucket: Bucket | None = None
+    locked: S3Anchor | None = None
 
     @property
     def anchor(self) -> Path:
@@ -75,10 +80,18 @@ class Bench:
             return verify(
                 session,
                 self.keyring.audit_public_key,
-                self.anchor,
+                self.locked or self.anchor,
                 keyring=self.keyring if with_keyring else None,
                 held=self.held,
             )
+
+    def send(self) -> None:
+        """Bring S3 what it has not got yet, as the service's thread does."""
+        assert self.locked is not None
+        delivery = Delivery(self.database.sessions, self.database.reading, self.keyring, self.audit())
+        while not (step := delivery.send_checkpoints(self.locked)).is_done:
+            if step.failures:
+                return
 
     def latest(self) -> Checkpoint:
         with self.database.reading() as session:
@@ -299,6 +312,51 @@ def diverged(bench: Bench) -> None:
     bench.held = [other]
 
 
+def witnessed_old_backup(bench: Bench) -> None:
+    """Database and anchor file are put back together; what S3 has cannot be."""
+    snapshot, anchor = bench.snapshot(), bench.anchor.read_bytes()
+    bench.fill(50, start=2000)
+    bench.send()
+    bench.restore(snapshot)
+    bench.anchor.write_bytes(anchor)
+
+
+def witnessed_regrown(bench: Bench) -> None:
+    """Cut off, grown again by the service to the same length and beyond, the anchor file made to fit."""
+    bench.send()
+    deleted_tail_and_checkpoints(bench)
+    bench.anchor.unlink()
+    bench.fill(60, start=1000)
+    bench.fill(40, start=1100)
+    bench.send()
+
+
+def overwritten_witness(bench: Bench) -> None:
+    """A newer version, and a delete marker, over what is locked; then the tail is cut off."""
+    assert bench.bucket is not None
+    bench.send()
+    for key in bench.bucket.names():
+        bench.bucket.client.put_object(Bucket=bench.bucket.name, Key=key, Body=b"{}")
+        bench.bucket.client.delete_object(Bucket=bench.bucket.name, Key=key)
+    deleted_tail_and_checkpoints(bench)
+    bench.anchor.unlink()
+
+
+def forged_witness(bench: Bench) -> None:
+    """A statement signed with another key, where the true ones are."""
+    assert bench.bucket is not None
+    assert bench.locked is not None
+    bench.send()
+    key = other_key(bench).audit_signing_key
+    tree_head = bench.latest().tree_head
+    line = checkpoint_line(Checkpoint(tree_head, key.sign(tree_head.statement()).hex()))
+    bench.bucket.client.put_object(Bucket=bench.bucket.name, Key=bench.locked.key(7), Body=line)
+
+
+def lost_witness(bench: Bench) -> None:
+    """Nothing was ever written there, and the log has checkpoints."""
+
+
 def false_tombstone(bench: Bench) -> None:
     """Delete an event under a tombstone that nobody signed: the triggers let it pass, the verifier does not."""
     [hash_] = [row["hash"] for row in bench.rows() if row["seq"] == 120]
@@ -378,4 +436,25 @@ TAMPERING = (
     Experiment("anchor file lost", lost_anchor),
     Experiment("anchor file edited", edited_anchor),
     Experiment("event hidden from searches", hidden_from_search),
+)
+
+# With the anchor under S3's object lock as the witness.
+S3_TAMPERING = (
+    Experiment(
+        "S3 anchor disagrees: old backup and old anchor file put back",
+        witnessed_old_backup,
+        "missing",
+        tuple(range(261, 311)),
+    ),
+    Experiment(
+        "S3 anchor disagrees: truncated and regrown by the service", witnessed_regrown, "rewritten", (260,)
+    ),
+    Experiment(
+        "S3 anchor overwritten and marked as deleted, tail cut off",
+        overwritten_witness,
+        "missing",
+        tuple(range(201, 261)),
+    ),
+    Experiment("S3 anchor with a forged statement", forged_witness),
+    Experiment("S3 anchor empty", lost_witness),
 )

@@ -3,6 +3,7 @@
 import importlib
 import re
 import shutil
+import uuid
 import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,9 @@ from rayhook.audit.retention import HoldSubject, Retention, RetentionPolicy
 from rayhook.audit.review import recent
 from rayhook.auth.keys import Keyring, rotate_audit_key
 from rayhook.deploy.database import create_database, migrate
-from tests.integration.audit_tampering import EVENTS, TAMPERING, Bench
+from rayhook.deploy.s3 import anchor_at
+from tests.doubles.object_store import make_bucket, object_store
+from tests.integration.audit_tampering import EVENTS, S3_TAMPERING, TAMPERING, Bench
 
 LATER = datetime(2040, 1, 1, tzinfo=UTC)
 
@@ -95,6 +98,35 @@ def test_tampering_is_found_and_located(bench, experiment):
     assert not report.intact
     if experiment.verdict is not None:
         assert numbers(report, experiment.verdict) >= set(experiment.numbers)
+
+
+@pytest.fixture(scope="module")
+def store():
+    with object_store() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def witnessed(bench, store):
+    bench.bucket = make_bucket(f"audit-{uuid.uuid4().hex}")
+    bench.locked = anchor_at(bench.bucket.address, kept_days=2192)
+    return bench
+
+
+@pytest.mark.parametrize("experiment", S3_TAMPERING, ids=lambda experiment: experiment.name)
+def test_s3_anchor_convicts(witnessed, experiment):
+    experiment.act(witnessed)
+    report = witnessed.report()
+    assert not report.intact
+    if experiment.verdict is not None:
+        assert numbers(report, experiment.verdict) >= set(experiment.numbers)
+
+
+def test_s3_anchor_raises_no_alarm_over_an_untouched_log(witnessed):
+    """Nor over one that grew since it was told last."""
+    witnessed.send()
+    witnessed.fill(120, start=500)
+    assert witnessed.report().intact
 
 
 def test_untouched_log_raises_no_alarm(bench):

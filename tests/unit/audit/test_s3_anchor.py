@@ -34,7 +34,7 @@ def statement(size, root="a" * 64):
 
 def test_each_statement_is_its_own_object_named_by_its_size(anchor, bucket):
     assert anchor.send([statement(100), statement(200)]) == 2
-    assert bucket.keys() == ["rayhook/00000000000000000100.json", "rayhook/00000000000000000200.json"]
+    assert bucket.names() == ["rayhook/00000000000000000100.json", "rayhook/00000000000000000200.json"]
 
 
 def test_what_was_written_is_read_in_order(anchor):
@@ -92,7 +92,7 @@ def test_newer_version_does_not_hide_the_locked_one(anchor, bucket):
 def test_delete_marker_does_not_hide_the_locked_version(anchor, bucket):
     anchor.send([statement(100)])
     bucket.client.delete_object(Bucket=bucket.name, Key=anchor.key(100))
-    assert bucket.keys() == []
+    assert bucket.names() == []
     assert list(anchor.checkpoints()) == [statement(100)]
 
 
@@ -117,7 +117,7 @@ def test_bucket_without_object_lock_takes_no_statement():
     bucket = make_bucket(f"plain-{uuid.uuid4().hex}", is_locking=False)
     with pytest.raises(DeliveryFailed):
         anchor_at(bucket.address, kept_days=1).send([statement(100)])
-    assert bucket.keys() == []
+    assert bucket.names() == []
 
 
 def test_absent_bucket_is_told_by_its_code():
