@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import func
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from rayhook.auth.keys import Keyring
@@ -147,7 +146,7 @@ def find_enrolment(
     Raises NotFound for a token that is unknown, used or expired.
     """
     query = select(StaffAccountRow).where(StaffAccountRow.enrolment_hash == _digest(token))
-    row = session.exec(query).first()
+    row = session.exec(query.with_for_update()).first()
     if row is None or row.disabled or (row.enrolment_expires_at or 0.0) <= clock() or row.totp_secret is None:
         raise NotFound("this invitation is unknown, used or expired", code="enrolment_unknown")
     return _opened(keyring, row), _open(keyring, "totp_secret", row.id, row.totp_secret)
@@ -229,17 +228,14 @@ def set_disabled(session: Session, keyring: Keyring, account_id: str, *, disable
 def _keep_an_administrator(session: Session, leaving: StaffAccountRow) -> None:
     if leaving.disabled or Role.ADMINISTRATOR not in read_roles(leaving.roles):
         return
-    others = (
-        select(func.count())
-        .select_from(StaffAccountRow)
-        .where(
-            col(StaffAccountRow.id) != leaving.id,
-            col(StaffAccountRow.disabled).is_(False),
-            col(StaffAccountRow.password_hash).is_not(None),
-            col(StaffAccountRow.roles).contains(Role.ADMINISTRATOR.value),
-        )
+    others = select(StaffAccountRow.id).where(
+        col(StaffAccountRow.id) != leaving.id,
+        col(StaffAccountRow.disabled).is_(False),
+        col(StaffAccountRow.password_hash).is_not(None),
+        col(StaffAccountRow.roles).contains(Role.ADMINISTRATOR.value),
     )
-    if not session.exec(others).one():
+    # Locked: of two administrators who close each other's account at the same moment, one stays.
+    if not session.exec(others.with_for_update()).all():
         raise Conflict("there would be no administrator left", code="last_administrator")
 
 
