@@ -135,7 +135,7 @@ def _read(
     check_status(response.status)
     try:
         return tuple(JSONAttributes(one) for one in _decoder.decode(response.body))
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         # Not chained: the decoder's message may quote what it found.
         raise UpstreamError("the PACS did not answer with DICOM JSON", code="not_dicom_json") from None
 

@@ -209,7 +209,7 @@ def _by_reason(reason: int | None) -> StoreOutcome:
 def _dataset(body: bytes) -> Mapping[str, Any]:
     try:
         told = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UpstreamError("the PACS did not answer in DICOM JSON", code="not_dicom_json") from error
     if isinstance(told, list) and len(told) == 1:  # some servers wrap the data set
         told = told[0]

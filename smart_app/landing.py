@@ -45,7 +45,7 @@ def is_launched_study(session: SMARTSession, imaging_study_id: str, study_instan
 def named_result(app_context: str | None) -> str | None:
     try:
         context: Any = json.loads(app_context or "null")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     result_id = context.get("result") if isinstance(context, dict) else None
     return result_id if isinstance(result_id, str) and _RESULT_ID.fullmatch(result_id) else None

@@ -224,3 +224,8 @@ def test_a_study_uid_that_is_none_is_refused(pacs, transport):
         store_instances(
             transport, pacs.url, "../1", OBJECTS, allowed_origins=frozenset({pacs.url}), access_token=None
         )
+
+
+def test_an_answer_that_nests_without_end_is_told(pacs, transport):
+    pacs.answers.append(Response("[" * 100_000, 202, media_type="application/dicom+json"))
+    assert set(store(pacs, transport).values()) == {StoreOutcome(StoreState.FAILED, "not_told")}

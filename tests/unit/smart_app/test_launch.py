@@ -45,6 +45,7 @@ def test_app_context_of_the_card_leads_to_its_result(world):
         (None, None),
         ("", None),
         ("not json", None),
+        ("[" * 100_000, None),
         ('["result"]', None),
         ('{"result": "https://evil.example"}', None),
         ('{"result": "../smart/logout"}', None),
