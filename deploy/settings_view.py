@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import Enum
 from urllib.parse import urlsplit
 
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from rayhook.deploy.settings import PREFIX, Settings
@@ -31,7 +31,7 @@ def _database(settings: Settings) -> str:
         url = make_url(settings.resolved_database_url)
     except ArgumentError:
         return _HIDDEN
-    return url.set(username=None, password=None, query={}).render_as_string()
+    return URL.create(url.drivername, host=url.host, port=url.port, database=url.database).render_as_string()
 
 
 def _shown(value: object) -> str:
