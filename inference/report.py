@@ -41,7 +41,9 @@ def build_resources(
     resources = [*observations, report]
     if result.model is not None:
         device = build_device(result.model, manifest, organization=organization)
-        provenance = build_provenance(subject, result.model, resources, organization=organization)
+        provenance = build_provenance(
+            subject, result.model, resources, manifest=manifest, organization=organization
+        )
         resources = [device, *resources, provenance]
     for resource in resources:
         validate(resource)

@@ -48,6 +48,14 @@ def build_model_card(manifest: Manifest) -> dict[str, Any]:
     }
 
 
+def name_model_card(manifest: Manifest, device: str) -> dict[str, Any]:
+    """Return the card without its text, which the Device `device` holds: its title, size and hash tell which it is."""
+    card = build_model_card(manifest)
+    (content,) = card["content"]
+    attachment = {key: value for key, value in content["attachment"].items() if key != "data"}
+    return {**card, "content": [{"attachment": attachment}], "context": {"related": [{"reference": device}]}}
+
+
 def model_card_text(manifest: Manifest) -> str:
     """Return the card; every figure in it is the manifest's."""
     return "\n".join(_lines(manifest))

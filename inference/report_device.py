@@ -8,7 +8,7 @@ from rayhook.fhir import codes
 from rayhook.fhir.codes import DeviceNameType, DeviceStatus, ProvenanceEntityRole
 from rayhook.fhir.references import DICOM_UID_SYSTEM, oid_uri
 from rayhook.inference.registry import Manifest
-from rayhook.inference.report_card import CARD_ID, build_model_card
+from rayhook.inference.report_card import CARD_ID, build_model_card, name_model_card
 from rayhook.inference.report_key import model_key
 from rayhook.inference.report_observation import Subject, tag_of
 from rayhook.inference.report_text import narrative
@@ -50,13 +50,19 @@ def build_device(model: ModelIdentity, manifest: Manifest | None, *, organizatio
 
 
 def build_provenance(
-    subject: Subject, model: ModelIdentity, targets: Sequence[Resource], *, organization: str
+    subject: Subject,
+    model: ModelIdentity,
+    targets: Sequence[Resource],
+    *,
+    manifest: Manifest | None,
+    organization: str,
 ) -> Resource:
-    """Return what made `targets`, from which images.
+    """Return what made `targets`, from which images, and the card of what made them.
 
     Spec: HL7 AI Transparency 1.0.0-ballot, AI-Provenance
     """
     key = subject.key("provenance")
+    device = f"Device/{model_key(model).id}"
     return {
         "resourceType": "Provenance",
         "id": key.id,
@@ -66,6 +72,7 @@ def build_provenance(
             "tag": [tag_of(key)],
         },
         "text": narrative("Made by a neural network from the images named here.", *cautions(model)),
+        **({"contained": [name_model_card(manifest, device)]} if manifest else {}),
         "target": [{"reference": f"{target['resourceType']}/{target['id']}"} for target in targets],
         "occurredDateTime": subject.issued,
         "recorded": subject.issued,
@@ -75,11 +82,11 @@ def build_provenance(
             {
                 "type": codes.AUTHOR.concept(),
                 "role": [codes.ARTIFICIAL_INTELLIGENCE.fixed()],
-                "who": {"reference": f"Device/{model_key(model).id}"},
+                "who": {"reference": device},
                 "onBehalfOf": {"type": "Organization", "display": organization},
             }
         ],
-        "entity": list(_sources(subject)),
+        "entity": [*_sources(subject), *_cards(manifest)],
     }
 
 
@@ -97,6 +104,11 @@ def _versions(model: ModelIdentity) -> Iterator[Resource]:
     if model.finder is not None:
         yield {"type": {"text": f"{model.finder.id} weights SHA-256"}, "value": model.finder.weights_sha256}
     yield {"type": {"text": "Rayhook"}, "value": version("rayhook")}
+
+
+def _cards(manifest: Manifest | None) -> Iterator[Resource]:
+    if manifest is not None:
+        yield {"role": ProvenanceEntityRole.DERIVATION.value, "what": {"reference": f"#{CARD_ID}"}}
 
 
 def _sources(subject: Subject) -> Iterator[Resource]:

@@ -244,6 +244,7 @@ class SignedReport:
             "agent": [*made["agent"], {"type": codes.VERIFIER.concept(), "who": self._person}],
             "entity": [
                 {"role": ProvenanceEntityRole.SOURCE.value, "what": study},
+                *(one for one in made["entity"] if one["role"] == ProvenanceEntityRole.DERIVATION),
                 *(
                     {"role": ProvenanceEntityRole.REVISION.value, "what": what}
                     for what in self._before(revised)

@@ -264,7 +264,20 @@ def test_provenance_targets_all_results():
 def test_provenance_names_the_images_that_the_model_saw():
     images = (instance(1), instance(2, AnalysisStatus.OUT_OF_SCOPE), refused_instance())
     (provenance,) = of_type(build(analysed(instances=images)), "Provenance")
-    assert [e["what"]["identifier"]["value"] for e in provenance["entity"][1:]] == [f"urn:oid:{SERIES_UID}.1"]
+    sources = [entity["what"] for entity in provenance["entity"] if entity["role"] == "source"]
+    assert [what["identifier"]["value"] for what in sources[1:]] == [f"urn:oid:{SERIES_UID}.1"]
+
+
+def test_provenance_names_the_model_card_that_the_device_holds():
+    resources = build()
+    (provenance,) = of_type(resources, "Provenance")
+    (device,) = of_type(resources, "Device")
+    (named,), (held,) = provenance["contained"], device["contained"]
+    assert provenance["entity"][-1] == {"role": "derivation", "what": {"reference": f"#{named['id']}"}}
+    assert named["context"]["related"] == [{"reference": f"Device/{device['id']}"}]
+    told, whole = (card["content"][0]["attachment"] for card in (named, held))
+    assert (told["hash"], told["size"], told["title"]) == (whole["hash"], whole["size"], whole["title"])
+    assert "data" not in told
 
 
 def test_the_same_result_has_the_same_ids_whenever_it_is_made():
