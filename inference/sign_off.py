@@ -79,7 +79,7 @@ def sign(
         raise Conflict(
             "every finding has to be answered before the report is signed", code="findings_unanswered"
         )
-    rejected = _is_rejected(stored, answers)
+    rejected = is_rejected(stored, answers)
     status = next_status(report_status(signatures), request.act, rejected=rejected)
     act = Act(
         act=request.act, status=status, by=request.by, answers=answers.state, reason=request.reason.strip()
@@ -126,7 +126,7 @@ def is_signer(person: Person) -> bool:
         return False
 
 
-def _is_rejected(stored: StoredResult, answers: Answers) -> bool:
+def is_rejected(stored: StoredResult, answers: Answers) -> bool:
     """Return whether nothing is left to report: every finding was rejected, and none added."""
     latest = answers.latest
     actions = [latest[f.code].action for f in stored.result.findings if f.code in latest]

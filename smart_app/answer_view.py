@@ -19,7 +19,7 @@ from rayhook.inference.answers import (
 )
 from rayhook.inference.results import DeliveryState, StoredResult
 from rayhook.inference.review_text import person_text
-from rayhook.inference.sign_off import seen_state
+from rayhook.inference.sign_off import is_rejected, seen_state
 from rayhook.inference.signature import SignAct, Signature, acts_on, report_status
 from rayhook.inference.study import Finding
 from rayhook.smart_app.access import Viewer
@@ -86,6 +86,7 @@ class SignOffView:
 
     status, tone: of the report.  at_ehr: whether the EHR has it.  obstacle: why it cannot be signed yet.
     acts: what may be done, by the values of SignAct.  seen: what a form has to name.
+    signing: what the signature makes of the report.
     signed_by: whose word counts beside the model's, and what it does; empty where nobody has signed.
     """
 
@@ -99,6 +100,7 @@ class SignOffView:
     is_changed: bool
     can_send: bool
     is_conflict: bool
+    signing: str
     signed_by: str
 
 
@@ -206,7 +208,16 @@ def _sign_off(
         is_changed=is_changed,
         can_send=can_sign and undelivered,
         is_conflict=newest is not None and newest.delivery is DeliveryState.CONFLICT,
+        signing=_signing(is_rejected(stored, answers)),
         signed_by=_signed_by(newest),
+    )
+
+
+def _signing(rejected: bool) -> str:
+    if rejected:
+        return _("All answers are rejected: by signing you cancel the report at the EHR, under your name.")
+    return _(
+        "By signing you make the answers above your report: it goes to the EHR as final, under your name."
     )
 
 

@@ -275,8 +275,10 @@ def build_answer_router(deps: SMARTDependencies, pages: Pages, gate: Gate) -> AP
         replace: Annotated[str, Form(max_length=3)] = "",
     ) -> Response:
         require_own_page(request, deps.public_base_url)
-        stored = views.result(viewer, result_id, part="signature")
-        reviewers.deliver(viewer, stored.id, is_forced=replace == "yes")
+        is_forced = replace == "yes"
+        part = "report to replace the EHR's copy with" if is_forced else "report to send again"
+        stored = views.result(viewer, result_id, part=part)
+        reviewers.deliver(viewer, stored.id, is_forced=is_forced)
         return _to(f"/results/{result_id}#report")
 
     return router

@@ -349,3 +349,19 @@ def test_the_list_of_studies_says_what_was_signed(desk, world, writable):
     desk.change()
     desk.sign()
     assert "In the signed report: Not seen" in unescape(desk.browser.get(f"{world.base_url}/patient").text)
+
+
+def test_who_rejected_every_answer_is_told_what_signing_does(desk):
+    desk.accept()
+    assert "it goes to the EHR as final" in desk.text
+    desk.post("/answers", finding=CODE, version=1, action="rejected", reason="artefact")
+    assert "it goes to the EHR as final" not in desk.text
+    assert "by signing you cancel the report at the EHR" in desk.text
+
+
+def test_the_audit_tells_who_replaced_the_ehrs_copy(desk, world):
+    desk.accept()
+    desk.sign()
+    desk.post("/report/delivery", replace="yes")
+    parts = {event.detail.get("part") for event in world.audited()}
+    assert "report to replace the EHR's copy with" in parts
