@@ -8,7 +8,7 @@ from typing import Any
 from rayhook.auth.registry import EHR
 from rayhook.auth.scopes import ScopeSet
 from rayhook.fhir.client import FHIRClient
-from rayhook.fhir.errors import InvalidRequest, RayhookError, UpstreamRefused
+from rayhook.fhir.errors import InvalidRequest, RayhookError, UpstreamRefused, UpstreamUnauthorized
 from rayhook.fhir.references import parse_reference
 from rayhook.fhir.transport import Transport
 from rayhook.inference.authority import Authority
@@ -58,7 +58,8 @@ def deliver(
             lambda chosen: _write(transport, ehr, reference, chosen, resources=resources),
         )
     except UpstreamRefused as error:
-        trouble = authority.trouble(ehr) if error.code in FOR_WANT_OF_A_TOKEN else None
+        lacks_token = error.code in FOR_WANT_OF_A_TOKEN or isinstance(error, UpstreamUnauthorized)
+        trouble = authority.trouble(ehr) if lacks_token else None
         if trouble is not None:
             return Delivery(DeliveryState.FAILED, trouble)
         return Delivery(DeliveryState.NOT_PERMITTED, error.code)

@@ -64,10 +64,10 @@ def retry_job(session: Session, job_id: str, *, clock: Callable[[], float] = tim
 
 def retry_jobs(session: Session, *, clock: Callable[[], float] = time.time) -> list[EndedJob]:
     """Queue all jobs again that may be, and return them as they were."""
-    is_passing = and_(AnalysisJob.state == JobState.FAILED.value, col(AnalysisJob.retryable))
+    is_passing = and_(col(AnalysisJob.state) == JobState.FAILED.value, col(AnalysisJob.retryable))
     query = (
         select(AnalysisJob)
-        .where(or_(AnalysisJob.state == JobState.DEAD.value, is_passing))
+        .where(or_(col(AnalysisJob.state) == JobState.DEAD.value, is_passing))
         .order_by(col(AnalysisJob.created_at), col(AnalysisJob.id))
         .with_for_update()
     )
