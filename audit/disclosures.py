@@ -18,11 +18,13 @@ from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.review import AuditRecord, AuditSearch, walk
 from rayhook.auth.keys import Keyring
 from rayhook.fhir.errors import InvalidRequest
+from rayhook.fhir.text import translatable
 
 YEARS: Final = 6
 _ANSWER_WITHIN: Final = timedelta(days=60)
 # Treatment, payment, health care operations, and what serves them: not accounted for unless asked.
 _OPERATIONS: Final = frozenset({"TREAT", "HPAYMT", "HOPERAT", "HSYSADMIN"})
+_TOO_FAR: Final = translatable("an accounting goes six years back at most")
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -132,7 +134,7 @@ def accounting(
     earliest = _years_before(asked_at, YEARS)
     begin = earliest if since is None else since
     if begin < earliest:
-        raise InvalidRequest("an accounting goes six years back at most", expression="since")
+        raise InvalidRequest(_TOO_FAR, expression="since")
     end = asked_at if until is None else min(until, asked_at)
     found = list(
         access_report(session, keyring, ehr_id=ehr_id, patient_id=patient_id, since=begin, until=end)

@@ -58,8 +58,10 @@ def officer(browser: Browser, demo: Demo, account: DemoAccount) -> Iterator[Page
 
 
 def looked_at(page: Page) -> None:
-    """What is asked of every page of the officer's."""
-    assert violations(page) == []
+    """What is asked of every page of the officer's, in the light and in the dark."""
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        assert violations(page) == []
     assert overflow(page) <= 0
 
 
@@ -176,7 +178,7 @@ def test_what_a_rule_found_is_reviewed(officer: Page, demo: Demo) -> None:
     looked_at(page)
     show(page, "audit-review-open")
     item.get_by_role("button", name="Close").click()
-    expect(page.get_by_role("alert")).to_contain_text("Write what you found")
+    expect(page.get_by_role("alert")).to_contain_text("Write what you found before you close it.")
     item.get_by_label("Note").fill("A wrong bookmark of our own; talked to.")
     item.get_by_role("button", name="Close").click()
     expect(page.locator(".review", has_text="A wrong bookmark").first).to_contain_text("Closed")
