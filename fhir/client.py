@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode, urljoin
@@ -103,8 +103,11 @@ class FHIRClient:
         *,
         deadline_s: float,
         max_pages: int = 5,
+        on_truncated: Callable[[], object] | None = None,
     ) -> list[dict[str, Any]]:
         """Return the resources of all pages, `_include`d ones among them; the log tells of pages left out.
+
+        on_truncated: is called where there were more pages, for who shows the list to people.
 
         Spec: FHIR R4, 3.1.1 "Search"; 3.1.0.9 "Paging"
         """
@@ -119,6 +122,8 @@ class FHIRClient:
             resources += _found(page)
         if self._next(page) is not None:
             log.warning("search_truncated", type=type, pages=max_pages)
+            if on_truncated is not None:
+                on_truncated()
         return resources
 
     def query(self, path_and_query: str, *, deadline_s: float) -> dict[str, Any]:

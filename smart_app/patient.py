@@ -1,5 +1,6 @@
 """What the EHR says of the launched patient: who it is, and which studies there are."""
 
+import threading
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
@@ -19,6 +20,7 @@ from rayhook.smart_app.i18n import gettext as _
 
 _DEADLINE_S = 1.5
 _MAX_STUDIES = 200
+_MAX_PAGES = 3  # some EHRs give fewer at a time than they are asked for
 _YEARS_FROM_MONTHS = 24
 
 log = structlog.get_logger(__name__)
@@ -39,7 +41,7 @@ class PatientBanner:
 
 @dataclass(frozen=True, slots=True)
 class KnownStudies:
-    """The EHR's imaging studies, newest first; `notice` says why they are missing.
+    """The EHR's imaging studies, newest first; `notice` says why they, or some of them, are missing.
 
     scope: the right that they need, where it was not granted.  again: whether to ask again may help.
     """
@@ -79,9 +81,10 @@ class EHRReader:
                 scope=f"patient/{missing_scopes(viewer.session.scopes, Ability.SEARCH_STUDIES)[0]}",
             )
         query = [("patient", viewer.patient_id), ("_sort", "-started"), ("_count", str(_MAX_STUDIES))]
+        cut = threading.Event()
         try:
             found = self._client(viewer.ehr, viewer.session).search(
-                "ImagingStudy", query, deadline_s=_DEADLINE_S, max_pages=1
+                "ImagingStudy", query, deadline_s=_DEADLINE_S, max_pages=_MAX_PAGES, on_truncated=cut.set
             )
         except RayhookError as error:
             log.info("imaging_studies_not_read", code=error.code)
@@ -96,7 +99,13 @@ class EHRReader:
             for one in found
             if one.get("resourceType") == "ImagingStudy"
         ]
-        return KnownStudies(tuple(one for one in summaries if one.patient_id == viewer.patient_id))
+        more = _(
+            "Your EHR has more imaging studies of this patient than are listed here: look in the chart for them."
+        )
+        return KnownStudies(
+            tuple(one for one in summaries if one.patient_id == viewer.patient_id),
+            notice=more if cut.is_set() else None,
+        )
 
     def _client(self, ehr: EHR, session: SMARTSession) -> FHIRClient:
         return FHIRClient(self._transport, session.fhir_base_url, ehr.allowed_origins, session.access_token)

@@ -220,3 +220,17 @@ def test_page_that_fails_is_still_a_page(world, browser, monkeypatch):
     assert page.status_code == 500
     assert "This could not be shown" in page.text
     assert "ZeroDivisionError" not in page.text
+
+
+def test_a_list_that_the_ehr_cut_short_says_so(world, listed, monkeypatch):
+    monkeypatch.setattr("rayhook.smart_app.patient._MAX_STUDIES", 1)
+    monkeypatch.setattr("rayhook.smart_app.patient._MAX_PAGES", 1)
+    assert "more imaging studies of this patient" not in listed()
+    (study,) = world.ehr.store.search("ImagingStudy", [("patient", "phantom-a")])
+    uid = {"system": "urn:dicom:uid", "value": "urn:oid:1.2.3.999"}
+    key = ("ImagingStudy", "one-more")
+    world.ehr.store.seed([{**study, "id": key[1], "identifier": [uid]}])
+    try:
+        assert "more imaging studies of this patient" in listed()
+    finally:
+        del world.ehr.store._resources[key]
