@@ -188,17 +188,22 @@ class SignOffQueue:
     def _record(self, stored: StoredResult, signature: Signature, done: SignedDelivery) -> None:
         with self.sessions() as session:
             row = _locked(session, signature.id)
-            row.delivery, row.delivery_detail = done.state.value, done.detail
-            row.next_attempt_at = self._next_attempt(done.state, row.attempts)
-            if done.state is not DeliveryState.FAILED:
-                row.authorization = None
-            if done.state is DeliveryState.DELIVERED:
-                plaintext = msgspec.json.encode(dict(done.written))
-                row.written = seal(self.keyring, ReportSignatureRow, "written", row.id, plaintext)
-            session.add(row)
+            # Whose lease ran out may come second, and find its own report changed: it is there all the same.
+            if row.delivery != DeliveryState.DELIVERED:
+                self._note(row, done)
+                session.add(row)
             self.audit.record(session, _entry(stored, signature, done))
             session.commit()
         log.info("signed_report_delivery", state=done.state.value, detail=done.detail)
+
+    def _note(self, row: ReportSignatureRow, done: SignedDelivery) -> None:
+        row.delivery, row.delivery_detail = done.state.value, done.detail
+        row.next_attempt_at = self._next_attempt(done.state, row.attempts)
+        if done.state is not DeliveryState.FAILED:
+            row.authorization = None
+        if done.state is DeliveryState.DELIVERED:
+            plaintext = msgspec.json.encode(dict(done.written))
+            row.written = seal(self.keyring, ReportSignatureRow, "written", row.id, plaintext)
 
     def _next_attempt(self, state: DeliveryState, attempts: int) -> float | None:
         """Return when to try again: a lost connection is retried, a refusal waits for a person."""

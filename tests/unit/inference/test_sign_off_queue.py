@@ -33,6 +33,7 @@ from rayhook.inference.job_table import Authorization
 from rayhook.inference.report import build_resources, transaction
 from rayhook.inference.results import DeliveryState
 from rayhook.inference.sign_off import SignRequest, seen_state, sign
+from rayhook.inference.sign_off_delivery import SignedDelivery
 from rayhook.inference.sign_off_queue import SignOffQueue
 from rayhook.inference.signature import SignAct, load_signatures
 from tests.unit.inference.samples import analysed, manifest, reference
@@ -392,3 +393,13 @@ def test_a_version_held_back_is_written_with_the_one_before(site):
     site.ahead_s = 100.0
     site.queue.deliver_due()
     assert [version["status"] for version in site.history] == ["preliminary", "final", "corrected"]
+
+
+def test_who_comes_second_does_not_unsay_a_delivery(site):
+    stored = site.store()
+    site.answer_and_sign(stored, lent=site.token())
+    late = site.signed(stored)[-1]
+    site.queue.deliver(stored.id)
+    site.queue._record(stored, late, SignedDelivery(DeliveryState.CONFLICT, "changed_at_ehr"))
+    (signed,) = site.signed(stored)
+    assert (signed.delivery, bool(signed.written)) == (DeliveryState.DELIVERED, True)
