@@ -18,8 +18,9 @@ HASHED: Final = tuple(
     sorted(column.name for column in AUDIT_EVENT.columns if column.name not in {"hash", "mac"})
 )
 # Columns that the log did not always have: where one is empty the text is that of before it was there.
-_LATER = frozenset({"client_id", "context_sealed"})
-_ALWAYS = tuple(name not in _LATER for name in HASHED)
+_LATER: Final = (HASHED.index("client_id"), HASHED.index("context_sealed"))
+_KINDS: Final = frozenset({str, int, bytes, type(None)})
+_Canonical: Final = msgspec.defstruct("_Canonical", HASHED)
 _encode = msgspec.json.Encoder().encode
 
 Event = Mapping[str, Any]
@@ -40,18 +41,13 @@ def values_hash(values: Sequence[object]) -> str:
 
 
 def canonical_text(values: Sequence[object]) -> bytes:
-    content: dict[str, object] = {}
-    for name, value, is_always in zip(HASHED, values, _ALWAYS, strict=True):
-        kind = type(value)
-        if kind is str or kind is int:
-            content[name] = value
-        elif kind is bytes:
-            content[name] = value.hex()  # type: ignore[attr-defined]  # mypy does not follow `kind`
-        elif value is not None:
-            raise ValueError(f"an audit event holds no {kind.__name__}")
-        elif is_always:
-            content[name] = None
-    return _encode(content)
+    if not _KINDS.issuperset(map(type, values)):
+        raise ValueError("an audit event holds only text, whole numbers and bytes")
+    content = [value.hex() if type(value) is bytes else value for value in values]
+    for index in _LATER:
+        if content[index] is None:
+            content[index] = msgspec.UNSET
+    return _encode(_Canonical(*content))
 
 
 def event_mac(keyring: Keyring, hash_: str) -> str:
