@@ -42,7 +42,8 @@ def values_hash(values: Sequence[object]) -> str:
 
 def canonical_text(values: Sequence[object]) -> bytes:
     if not _KINDS.issuperset(map(type, values)):
-        raise ValueError("an audit event holds only text, whole numbers and bytes")
+        [kind, *_] = {type(value).__name__ for value in values if type(value) not in _KINDS}
+        raise ValueError(f"an audit event holds no {kind}")
     content = [value.hex() if type(value) is bytes else value for value in values]
     for index in _LATER:
         if content[index] is None:
