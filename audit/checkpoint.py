@@ -136,6 +136,16 @@ class Anchor:
             file.flush()
             os.fsync(file.fileno())
 
+    def last(self) -> Checkpoint | None:
+        """Return what the last whole line states, without reading the others.
+
+        Raises OSError where there is no such file.
+        """
+        with self.path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
+            lines = file.read().split(b"\n")
+        return parse_checkpoint(lines[-2]) if len(lines) > 1 else None
+
     def checkpoints(self) -> Iterator[Checkpoint | None]:
         """Yield what each line states, None for a line that cannot be read.
 

@@ -161,8 +161,8 @@ class Watching:
             "subject_sealed": _sealed(self._keyring, json.dumps(content), "subject_sealed", id_),
         }
         insert_ = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-        result = session.execute(insert_(AUDIT_REVIEW_ITEM).on_conflict_do_nothing().values(values))
-        if result.rowcount != 1:  # type: ignore[attr-defined]  # an INSERT's result has it
+        statement = insert_(AUDIT_REVIEW_ITEM).on_conflict_do_nothing().values(values).returning(_ITEM.id)
+        if session.execute(statement).first() is None:
             return 0
         detail = {"rule": alert.rule.value, "event": str(alert.seq), "item": id_}
         self._audit.record(

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import structlog
 from fastapi import APIRouter, Request
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -25,6 +26,8 @@ from rayhook.audit.unusual import ReviewState, count_items
 from rayhook.audit.watch import Rule
 from rayhook.auth.database_types import Sessions
 from rayhook.fhir.errors import Forbidden
+
+log = structlog.get_logger(__name__)
 
 PATH: Final = "/metrics"
 METRICS: Final = {
@@ -119,7 +122,11 @@ def build_router(sessions: Sessions, token_file: Path | None) -> APIRouter:
 def _is_allowed(request: Request, token_file: Path | None) -> bool:
     """A request that a proxy on this machine passes on is not from this machine."""
     if token_file is not None:
-        expected = f"Bearer {token_file.read_text('utf-8').strip()}"
+        try:
+            expected = f"Bearer {token_file.read_text('utf-8').strip()}"
+        except OSError:
+            log.exception("metrics_token_unreadable")
+            return False
         shown = request.headers.get("Authorization", "")
         return hmac.compare_digest(shown.encode(), expected.encode())
     if {"forwarded", "x-forwarded-for"} & set(request.headers.keys()):

@@ -93,11 +93,11 @@ class IntegrityPages:
             yield Witness(name, _("not set up"), is_well=False)
             return
         try:
-            last = list(Anchor(path).checkpoints())[-1:]
+            last = Anchor(path).last()
         except OSError:
             yield Witness(name, _("is not there"), is_well=checkpoint is None)
             return
-        is_current = last == ([] if checkpoint is None else [checkpoint])
+        is_current = last == checkpoint
         yield Witness(
             name,
             _("has the last checkpoint") if is_current else _("has not got the last checkpoint"),

@@ -106,3 +106,18 @@ def test_line_that_says_nothing_is_none(anchor, line):
 def test_absent_anchor_is_told(anchor):
     with pytest.raises(FileNotFoundError):
         list(Anchor(anchor).checkpoints())
+
+
+def test_last_line_of_a_long_anchor_is_read_alone(anchor):
+    checkpoints = [signed(replace(TREE_HEAD, size=size)) for size in range(30)]
+    for checkpoint in checkpoints:
+        Anchor(anchor).append(checkpoint)
+    with anchor.open("ab") as file:
+        file.write(b'{"size": 31, "ro')
+    assert Anchor(anchor).last() == checkpoints[-1]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"size": 4, "ro'])
+def test_anchor_without_a_whole_line_has_no_last(anchor, content):
+    anchor.write_bytes(content)
+    assert Anchor(anchor).last() is None

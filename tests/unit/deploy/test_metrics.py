@@ -111,6 +111,10 @@ def test_with_a_token_only_who_shows_it(parts, tmp_path, shown, status):
     assert answer.status_code == status
 
 
+def test_a_token_that_cannot_be_read_opens_nothing(parts, tmp_path):
+    assert ask(parts, tmp_path / "nothing").status_code == 403
+
+
 def test_every_metric_is_documented():
     rows = re.findall(r"^\| `(rayhook_[a-z_]+)` \| (.*) \|$", DOC.read_text(), flags=re.MULTILINE)
     assert rows == list(METRICS.items())
