@@ -55,6 +55,10 @@ class JobActs:
             jobs = list(act(session))
             for job in jobs:
                 self.audit.record(session, _retry_entry(job, agent))
+            if not jobs:
+                self.audit.record(
+                    session, AuditEntry(AuditKind.INFERENCE_JOB_RETRIED, agent=agent, detail={"jobs": "0"})
+                )
             session.commit()
         if self.send is not None:
             for job in jobs:

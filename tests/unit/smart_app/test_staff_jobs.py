@@ -96,6 +96,12 @@ def test_all_that_may_be_are_tried_again(administrator, world, failed, refused):
     assert (state(world, failed).state, state(world, refused).state) == (JobState.QUEUED, JobState.FAILED)
 
 
+def test_trying_all_again_where_there_are_none_is_audited_too(administrator, world):
+    administrator.browser.post("/staff/jobs/retry")
+    administrator.browser.post("/staff/jobs/retry")
+    assert newest(world, AuditKind.INFERENCE_JOB_RETRIED).detail["jobs"] == "0"
+
+
 def test_what_may_not_be_tried_again_is_not(administrator, world, refused):
     answer = administrator.browser.post(f"/staff/jobs/{refused}/retry")
     assert answer.status_code == 409
