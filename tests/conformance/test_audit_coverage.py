@@ -4,10 +4,11 @@ import uuid
 from contextlib import contextmanager
 
 import httpx
+import pytest
 from sqlalchemy import text
 
 from rayhook.audit.review import AuditSearch, search
-from rayhook.auth.roles import PERMISSIONS, Permission, Role
+from rayhook.auth.roles import PERMISSIONS, STAFF_ROLES, Permission, Role
 from rayhook.smart_app.window import HEADER
 from tests.conformance.test_access_matrix import PATIENT, PUBLIC_BASE_URL, world  # noqa: F401 - a fixture
 
@@ -21,6 +22,18 @@ _WITHOUT_PATIENTS = frozenset(
     }
 )
 _UNREAD = frozenset({400, 413, 415, 422})
+# These show the patient of the tests while the log works; studies need a PACS, and are with the viewer's tests.
+_SHOWING = {
+    ("GET", "/fhir/R4/{resource_type}"),
+    ("GET", "/fhir/R4/{resource_type}/{resource_id}"),
+    ("GET", "/fhir/R4/{resource_type}/{resource_id}/_history/{version_id}"),
+    ("GET", "/patient"),
+    ("GET", "/results/{result_id}"),
+    ("GET", "/results/{result_id}/image.png"),
+    ("GET", "/results/{result_id}/overlay.png"),
+    ("GET", "/staff/audit"),
+    ("GET", "/staff/audit/events/{seq}"),
+}
 _CANARIES = ("HEAD-CANARY", PATIENT, "Practitioner/1")
 
 
@@ -30,7 +43,7 @@ def session_for(world, route):  # noqa: F811
     return world.staff_session(role) if route.kind == "Staffing" else world.smart_session(role)
 
 
-def ask(world, route, cookies) -> tuple[httpx.Response, str]:  # noqa: F811
+def ask(world, route, cookies, **values) -> tuple[httpx.Response, str]:  # noqa: F811
     request_id = uuid.uuid4().hex
     headers = {
         "Origin": PUBLIC_BASE_URL,
@@ -38,7 +51,28 @@ def ask(world, route, cookies) -> tuple[httpx.Response, str]:  # noqa: F811
         "X-Request-Id": request_id,
         "Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items()),
     }
-    return httpx.request(route.method, world.url(route.path), headers=headers, timeout=20), request_id
+    url = world.url(route.path, **values)
+    return httpx.request(route.method, url, headers=headers, timeout=20), request_id
+
+
+def is_of_a_patient(response) -> bool:
+    """Say whether the answer is a patient's image, or names who the test's patient is."""
+    is_image = response.status_code == 200 and response.headers["Content-Type"].startswith("image/")
+    return is_image or any(canary in response.text for canary in _CANARIES)
+
+
+def real_ids(world) -> dict[str, str]:  # noqa: F811
+    """Return what there is to show: a report with its version, and an event of a patient."""
+    [route] = [one for one in world.routes if (one.method, one.path) == ("GET", "/fhir/R4/{resource_type}")]
+    report = ask(world, route, session_for(world, route))[0].json()["entry"][0]["resource"]
+    with world.service.database.reading() as session:
+        wanted = AuditSearch(ehr_id="a", patient_id=PATIENT)
+        [event, *_] = search(session, world.service.keyring, wanted, limit=1).records
+    return {
+        "resource_id": report["id"],
+        "version_id": report.get("meta", {}).get("versionId", "1"),
+        "seq": str(event.seq),
+    }
 
 
 def events_of(world, request_id):  # noqa: F811
@@ -96,19 +130,56 @@ def test_an_event_knows_who_asked_and_from_where(world):  # noqa: F811
     }
 
 
-def test_without_the_log_no_patients_data_leaves(world):  # noqa: F811
-    """Fail closed: where the event cannot be written, every such route answers 503, and with nothing of a patient."""
-    sessions = {
-        route: session_for(world, route) for route in patient_routes(world) if route.kind != "Staffing"
+@pytest.fixture(scope="module")
+def shown(world):  # noqa: F811
+    """The routes that show the patient while the log works, by method and path."""
+    ids = real_ids(world)
+    return {
+        (route.method, route.path)
+        for route in patient_routes(world)
+        if is_of_a_patient(ask(world, route, session_for(world, route), **ids)[0])
     }
-    leaking, open_ = [], []
+
+
+def test_the_requests_of_these_tests_would_show_the_patient(shown):
+    """What is refused below is not refused for want of something to show."""
+    assert shown >= _SHOWING
+
+
+def refused(world, route, cookies, ids) -> str | None:  # noqa: F811
+    """Ask, and return what is wrong with the answer where it is not a refusal without the patient."""
+    response, _ = ask(world, route, cookies, **ids)
+    if is_of_a_patient(response) or response.status_code < 400 or response.status_code == 500:
+        return f"{route.method} {route.path}: {response.status_code}"
+    return None
+
+
+def test_without_the_log_no_patients_data_leaves(world, shown):  # noqa: F811
+    """Fail closed: where the event cannot be written every such route refuses, with nothing of a patient."""
+    ids = real_ids(world)
+    routes = [route for route in patient_routes(world) if route.kind != "Staffing"]
+    sessions = {route: session_for(world, route) for route in routes}
     with full_audit(world):
-        for route, cookies in sessions.items():
-            response, _ = ask(world, route, cookies)
-            name = f"{route.method} {route.path}: {response.status_code}"
-            if any(canary in response.text for canary in _CANARIES):
-                leaking.append(name)
-            if response.status_code < 400 or response.status_code == 500:
-                open_.append(name)
+        wrong = [refused(world, route, cookies, ids) for route, cookies in sessions.items()]
+        told = {
+            (route.method, route.path): ask(world, route, cookies, **ids)[0].status_code
+            for route, cookies in sessions.items()
+            if (route.method, route.path) in shown
+        }
         assert httpx.get(f"{world.base_url}/health/live").status_code == 200
-    assert (leaking, open_) == ([], [])
+    assert list(filter(None, wrong)) == []
+    assert set(told.values()) == {503}
+
+
+@pytest.mark.parametrize("role", [role for role in Role if role in STAFF_ROLES])
+def test_without_the_log_no_patients_data_leaves_to_the_staff(world, shown, role):  # noqa: F811
+    ids = real_ids(world)
+    cookies = world.staff_session(role)
+    routes = [
+        route
+        for route in patient_routes(world)
+        if route.kind == "Staffing" and route.permission in PERMISSIONS[role]
+    ]
+    with full_audit(world):
+        wrong = [refused(world, route, cookies, ids) for route in routes]
+    assert list(filter(None, wrong)) == []
