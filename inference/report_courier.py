@@ -18,7 +18,7 @@ from rayhook.inference.authority import Authority
 from rayhook.inference.delivery import FOR_WANT_OF_A_TOKEN, Delivery, deliver
 from rayhook.inference.job_table import Authorization, ClaimedJob
 from rayhook.inference.outbox import Errand, Outbox, end_errand, put_off
-from rayhook.inference.results import DeliveryState, StoredResult, load_result, set_delivery
+from rayhook.inference.results import AnalysisResult, DeliveryState, StoredResult, load_result, set_delivery
 from rayhook.inference.study import StudyResult
 
 log = structlog.get_logger()
@@ -55,7 +55,10 @@ class ReportCourier:
             authority=self.authority,
         )
         with self.sessions() as session:
-            set_delivery(session, result_id, delivery.state, delivery.detail)
+            row = session.get(AnalysisResult, result_id, populate_existing=True, with_for_update=True)
+            # Whose lease ran out may come second: what the other brought is there all the same.
+            if row is None or row.delivery != DeliveryState.DELIVERED:
+                set_delivery(session, result_id, delivery.state, delivery.detail)
             if _may_change(delivery):
                 is_due = self.authority.has_own(ehr)
                 put_off(session, result_id, Errand.REPORT, now=self.clock(), is_due=is_due)

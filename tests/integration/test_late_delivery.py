@@ -14,6 +14,7 @@ from sqlalchemy import text
 from rayhook.audit.review import recent
 from rayhook.auth.smart import public_jwks
 from rayhook.inference import jobs
+from rayhook.inference.attempt import Attempt
 from rayhook.inference.decode import Decoder
 from rayhook.inference.dicom_table import StoreState, load_objects
 from rayhook.inference.dicomweb import RetrievalLimits
@@ -250,6 +251,19 @@ def test_tries_have_an_end(pipeline, hospital):
     later(pipeline, 1e6).deliver_due()
     assert hospital.transactions == []
     assert not awaits(pipeline, result_id)
+
+
+def test_who_comes_second_does_not_unsay_what_was_delivered(alone, hospital):
+    result_id = failed(alone, hospital)
+    stored = look(alone, result_id)
+    alone.deliver_again(result_id, hospital.token("lesion"))
+    claimed = jobs.ClaimedJob(stored.job_id, 0, 0, stored.reference, None, "request-2")
+    (ehr,) = alone.registry
+    second = alone._reports.deliver(
+        Attempt(claimed, None), ehr, result_id, stored.result, resources=stored.resources
+    )
+    assert second.state is DeliveryState.NOT_PERMITTED
+    assert look(alone, result_id).delivery is DeliveryState.DELIVERED
 
 
 def test_two_processes_at_once_write_it_once(alone, hospital):
