@@ -1,21 +1,22 @@
-from urllib.parse import urljoin, urlsplit
+import json
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rayhook.smart_app.chart import slice_chart
-from rayhook.smart_app.launch import landing
+from rayhook.smart_app.landing import named_result
 from rayhook.smart_app.numbers import percent
 
 PROBABILITY = st.floats(0, 1)
 
 
-@given(st.none() | st.text() | st.dictionaries(st.text(), st.text()).map(str))
-def test_no_app_context_leads_elsewhere(context):
-    assert (
-        urlsplit(urljoin("https://rayhook.example/smart/callback", landing(context))).netloc
-        == "rayhook.example"
-    )
+CONTEXTS = st.none() | st.text() | st.dictionaries(st.just("result") | st.text(), st.text()).map(json.dumps)
+
+
+@given(CONTEXTS)
+def test_no_app_context_names_anything_but_a_result(context):
+    named = named_result(context)
+    assert named is None or (len(named) == 32 and set(named) <= set("0123456789abcdef"))
 
 
 @given(PROBABILITY)
