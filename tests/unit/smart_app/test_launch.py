@@ -202,3 +202,31 @@ def test_public_keys_hold_nothing_private(world):
     keys = httpx.get(f"{world.base_url}/.well-known/jwks.json").json()["keys"]
     assert {key["alg"] for key in keys} == {"ES384", "RS384"}
     assert not any({"d", "p", "q"} & key.keys() for key in keys)
+
+
+def test_launch_without_the_log_does_not_begin(world):
+    with world.browser() as browser, world.audit_is_full():
+        url = f"{world.ehr_url}/patients/phantom-a/launch?url={world.base_url}/smart/launch"
+        to_us = browser.get(url, follow_redirects=False).headers["location"]
+        refused = browser.get(to_us, follow_redirects=False)
+    assert refused.status_code == 503
+    assert "location" not in refused.headers
+
+
+def test_callback_without_the_log_begins_no_session(world):
+    with world.browser() as browser:
+        callback = begin(world, browser)
+        with world.audit_is_full():
+            refused = browser.get(callback)
+        assert refused.status_code == 503
+        assert "PHANTOM" not in refused.text
+        assert browser.get(f"{world.base_url}/patient").status_code == 401
+
+
+def test_logout_without_the_log_shows_nothing_and_is_told(world):
+    with world.browser() as browser:
+        world.launch(browser, "phantom-a")
+        with world.audit_is_full():
+            answer = browser.post(f"{world.base_url}/smart/logout", headers={"Origin": world.base_url})
+        assert "PHANTOM" not in answer.text
+        assert answer.status_code == 503
