@@ -192,6 +192,10 @@ def count_items(session: Session) -> dict[tuple[Rule, ReviewState], int]:
     return {(Rule(rule), ReviewState(state)): count for rule, state, count in session.execute(query)}
 
 
+def count_open(session: Session) -> int:
+    return sum(count for (_, state), count in count_items(session).items() if state is ReviewState.OPEN)
+
+
 def change_item(
     session: Session,
     keyring: Keyring,

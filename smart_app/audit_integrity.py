@@ -57,6 +57,8 @@ class IntegrityPages:
 
     def show(self, request: Request, member: StaffMember) -> Response:
         self.reading.record(member, AuditKind.AUDIT_LOG_READ, {"page": "integrity"})
+        # Asked first: a verification that ends from here on is shown as under way, and the page loads again.
+        is_running = self.verifier.is_running
         with self.deps.reading_sessions() as session:
             size = session.execute(select(func.max(AUDIT_EVENT.c.seq))).scalar() or 0
             purged = session.execute(select(func.count()).select_from(AUDIT_TOMBSTONE)).scalar_one()
@@ -79,7 +81,7 @@ class IntegrityPages:
             else [(_(_VERDICTS[name]), numbers) for name, numbers in verified.found.items()],
             witnesses=witnesses,
             export=export,
-            is_running=self.verifier.is_running,
+            is_running=is_running,
             has_failed=self.verifier.has_failed,
             progress=self.verifier.progress,
             moment=moment_text,

@@ -13,6 +13,7 @@ from rayhook.audit.checkpoint import latest_tree
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.proof import prove
 from rayhook.audit.review import AuditRecord, Page
+from rayhook.audit.unusual import count_open
 from rayhook.audit.verification import last_verification
 from rayhook.auth.roles import Permission
 from rayhook.auth.staff_sessions import StaffMember
@@ -103,6 +104,7 @@ class SearchPages:
             found = self.reading.page(member, question.search(), before=question.before)
         with self.deps.reading_sessions() as session:
             verified = last_verification(session, self.deps.keyring)
+            to_review = count_open(session)
         return self.pages.render(
             "audit_search.html",
             request,
@@ -117,6 +119,7 @@ class SearchPages:
             groups=kind_groups(),
             outcomes=[(str(one.value), _(text)) for one, text in OUTCOMES.items()],
             verified=verified,
+            to_review=to_review,
             moment=moment_text,
             who=who_text,
         )

@@ -1,11 +1,20 @@
 import re
+import time as clock
 from datetime import time, timedelta
 from pathlib import Path
 
 import pytest
 
+from rayhook.audit.events import AuditKind
+from rayhook.audit.record import AuditEntry, AuditLog
+from rayhook.audit.review import AuditSearch, search
+from rayhook.audit.unusual import Watching
+from rayhook.audit.verification import Verifier
 from rayhook.audit.watch import Thresholds
-from rayhook.deploy.audit_watch import load_thresholds
+from rayhook.auth.keys import Keyring
+from rayhook.deploy import audit_watch
+from rayhook.deploy.audit_watch import load_thresholds, watching
+from rayhook.deploy.database import create_database, migrate
 from rayhook.fhir.errors import InvalidRequest
 
 AUDIT = Path(__file__).resolve().parents[3] / "deploy" / "docs" / "audit.md"
@@ -52,3 +61,26 @@ def test_what_is_wrong_is_named(tmp_path, content, told):
 def test_a_file_that_is_not_there_is_told(tmp_path):
     with pytest.raises(InvalidRequest, match="cannot be read"):
         load_thresholds(tmp_path / "nothing.toml")
+
+
+def test_the_service_looks_and_verifies_by_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(audit_watch, "_LOOK_EVERY_S", 0.01)
+    url = f"sqlite:///{tmp_path / 'rayhook.sqlite3'}"
+    migrate(url)
+    database, keyring = create_database(url), Keyring.load_or_create(tmp_path / "keyring.json")
+    audit = AuditLog(keyring, anchor=tmp_path / "anchor.jsonl")
+    parts = database.sessions, database.reading, keyring, audit
+    with database.sessions() as session:
+        audit.record(session, AuditEntry(AuditKind.SMART_APP_EMERGENCY_STARTED, agent="a", purpose="BTG"))
+        session.commit()
+    expected = {AuditKind.AUDIT_REVIEW_RAISED, AuditKind.AUDIT_CHAIN_VERIFIED}
+    kinds = set()
+    with watching(Watching(*parts, Thresholds()), Verifier(*parts), verify_every_s=0.01):
+        until = clock.monotonic() + 20
+        while not expected <= kinds and clock.monotonic() < until:
+            clock.sleep(0.02)
+            with database.reading() as session:
+                found = search(session, keyring, AuditSearch(kinds=tuple(expected)), limit=500).records
+            kinds = {record.kind for record in found}
+    database.close()
+    assert kinds == expected

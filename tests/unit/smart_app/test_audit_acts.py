@@ -171,6 +171,11 @@ def test_what_a_rule_finds_is_on_the_page_at_once(officer, request, unusual):  #
     assert all(f"/staff/audit/events/{seq}" in page.text for seq in unusual)
 
 
+def test_first_page_says_how_much_there_is_to_review(officer, unusual):  # noqa: F811
+    officer.browser.get("/staff/audit/reviews")
+    assert "to review" in plain(officer.browser.get("/staff/audit"))
+
+
 def test_review_is_taken_up_and_closed_with_a_note(officer, world, unusual):  # noqa: F811
     path = f"/staff/audit/reviews/{item_id(officer.browser.get('/staff/audit/reviews'))}"
     assert officer.browser.post(path, data={"state": "under_review"}).status_code == 303

@@ -270,7 +270,7 @@ def tampered(world, write):
 def test_intact_log_is_told_with_who_verified(officer, world, write):
     write(entry())
     text = words(verify(officer))
-    assert "Every event is as it was written." in text
+    assert "Every event is as it was written." in text, " ".join(text.split())
     assert officer.name in text
     record = newest(world, AuditKind.AUDIT_CHAIN_VERIFIED)
     assert (record.outcome, record.agent.endswith(officer.name)) == (Outcome.SUCCESS, True)
