@@ -2,11 +2,13 @@
 
 import json
 import sqlite3
+import uuid
 from contextlib import closing
 
 import pytest
 from typer.testing import CliRunner
 
+from rayhook.audit.delivery import Delivery
 from rayhook.audit.events import AuditKind
 from rayhook.audit.export import record_json
 from rayhook.audit.record import AuditEntry, AuditLog
@@ -14,6 +16,8 @@ from rayhook.audit.review import recent
 from rayhook.auth.keys import Keyring
 from rayhook.deploy.cli import app
 from rayhook.deploy.database import create_database, migrate
+from rayhook.deploy.s3 import anchor_at
+from tests.doubles.object_store import make_bucket, object_store
 
 run = CliRunner()
 ENTRY = AuditEntry(
@@ -108,6 +112,36 @@ def test_printed_digest_convicts_an_older_copy(folder, tmp_path):
     assert json.loads(call("verify", "--json"))["intact"]
     report = json.loads(call("verify", "--json", "--checkpoint", tmp_path / "filed.txt", status=1))
     assert report["sequence_numbers"]["missing"] == [[7, 9]]
+
+
+@pytest.fixture
+def bucket():
+    with object_store():
+        yield make_bucket(f"audit-{uuid.uuid4().hex}")
+
+
+def test_anchor_in_s3_convicts_an_older_copy(folder, bucket):
+    keyring = Keyring.load_or_create(folder / "keyring.json")
+    database = create_database(f"sqlite:///{folder / 'rayhook.sqlite3'}")
+    older = (folder / "rayhook.sqlite3").read_bytes()
+    anchor = (folder / "audit-anchor.jsonl").read_bytes()
+    write(folder, keyring, 4)
+    delivery = Delivery(database.sessions, database.reading, keyring, AuditLog(keyring))
+    assert delivery.send_checkpoints(anchor_at(bucket.address, kept_days=1)).sent == 2
+    database.close()
+    assert json.loads(call("verify", "--json", "--anchor", bucket.address))["intact"]
+    for rest in folder.glob("rayhook.sqlite3-*"):
+        rest.unlink()
+    (folder / "rayhook.sqlite3").write_bytes(older)
+    (folder / "audit-anchor.jsonl").write_bytes(anchor)
+    report = json.loads(call("verify", "--json", "--anchor", bucket.address, status=1))
+    assert [one["kind"] for one in report["problems"]] == ["checkpoint_missing", "truncated"]
+    assert report["sequence_numbers"]["missing"][-1][1] == 9
+
+
+@pytest.mark.parametrize("anchor", ["s3://", "s3://Bucket", "s3://a b/c", "nowhere.jsonl"])
+def test_anchor_that_is_none_is_refused(folder, anchor):
+    assert "--anchor" in call("verify", "--anchor", anchor, status=2)
 
 
 def test_proof_is_checked_without_the_installation(folder, public_key, tmp_path, monkeypatch):

@@ -1,12 +1,14 @@
 import time
+import uuid
 from collections.abc import Callable
 
 import pytest
 
 from rayhook.audit.balp import Observer
-from rayhook.audit.delivery import Delivery, Step
+from rayhook.audit.delivery import Delivery, Step, delivery_statuses
 from rayhook.audit.events import AuditKind
 from rayhook.audit.record import AuditEntry, AuditLog
+from rayhook.audit.review import recent
 from rayhook.auth.keys import Keyring
 from rayhook.deploy import audit_forwarding
 from rayhook.deploy.audit_forwarding import Forwarding, audit_origins, pause_s
@@ -15,6 +17,7 @@ from rayhook.deploy.settings import Environment, Settings
 from rayhook.fhir.errors import ServiceUnavailable
 from rayhook.fhir.transport import Transport
 from tests.doubles.audit_receivers import FHIRRepository
+from tests.doubles.object_store import make_bucket, object_store
 
 
 def wait_for(is_so: Callable[[], bool]) -> bool:
@@ -72,6 +75,41 @@ def test_events_arrive_while_the_service_works_and_through_an_outage(tmp_path, q
             assert wait_for(lambda: reads() == 155)
     transport.close()
     database.close()
+
+
+def test_checkpoints_arrive_in_s3_through_an_outage_that_holds_nobody_up(tmp_path, quick):
+    keyring = Keyring.load_or_create(tmp_path / "keyring.json")
+    url = f"sqlite:///{tmp_path / 'rayhook.sqlite3'}"
+    migrate(url)
+    database, audit = create_database(url), AuditLog(keyring)
+    delivery = Delivery(database.sessions, database.reading, keyring, audit)
+
+    def act():
+        with database.sessions() as session:
+            audit.record(session, AuditEntry(AuditKind.FHIR_RESOURCE_READ))
+            audit.checkpoint(session)
+            session.commit()
+
+    def failures():
+        with database.reading() as session:
+            return sum(one.failures for one in delivery_statuses(session))
+
+    with object_store():
+        bucket = f"audit-{uuid.uuid4().hex}"
+        named = settings(audit_s3_anchor=f"s3://{bucket}/log")
+        with Forwarding.of(named, delivery, None, None).running():
+            act()
+            assert wait_for(lambda: failures() > 1)  # there is no such bucket yet
+            started = time.monotonic()
+            act()
+            assert time.monotonic() - started < 2
+            made = make_bucket(bucket)
+            assert wait_for(lambda: len(made.names()) >= 2)
+    with database.reading() as session:
+        kinds = [one.kind for one in recent(session, keyring, limit=50)]
+    database.close()
+    assert kinds.count(AuditKind.AUDIT_DELIVERY_INTERRUPTED) == 1
+    assert kinds.count(AuditKind.AUDIT_DELIVERY_RESUMED) == 1
 
 
 def test_own_database_that_does_not_answer_is_waited_for(quick):
