@@ -183,3 +183,16 @@ def test_without_the_log_no_patients_data_leaves_to_the_staff(world, shown, role
     with full_audit(world):
         wrong = [refused(world, route, cookies, ids) for route in routes]
     assert list(filter(None, wrong)) == []
+
+
+def test_without_the_log_no_officer_reads_it(world):  # noqa: F811
+    cookies = world.staff_session(Role.COMPLIANCE_OFFICER)
+    routes = [
+        one for one in patient_routes(world) if one.method == "GET" and one.path.startswith("/staff/audit")
+    ]
+    with full_audit(world):
+        answers = {route.path: ask(world, route, cookies)[0].status_code for route in routes}
+    # An address of a search that no session made is refused before anything is read.
+    assert answers.pop("/staff/audit/found/{handle}") == 400
+    assert len(answers) > 5
+    assert set(answers.values()) == {503}
