@@ -80,7 +80,9 @@ RESULT = StudyResult(
     analysed_at=datetime(2026, 1, 1, tzinfo=UTC),
     elapsed_ms=12.5,
 )
-RESOURCES = [{"resourceType": "DiagnosticReport", "conclusion": "canary-conclusion", "value": Decimal("0.10")}]
+RESOURCES = [
+    {"resourceType": "DiagnosticReport", "conclusion": "canary-conclusion", "value": Decimal("0.10")}
+]
 
 
 class Store:
