@@ -15,19 +15,20 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from rayhook.audit.balp import audit_event
-from rayhook.audit.disclosures import YEARS, Accounting, Line, access_report, accounting
+from rayhook.audit.disclosures import Accounting, Line, access_report, accounting
 from rayhook.audit.events import AuditKind
 from rayhook.audit.review import AuditSearch, walk
 from rayhook.auth.roles import Permission
 from rayhook.auth.staff_sessions import StaffMember
 from rayhook.fhir.errors import InvalidRequest
 from rayhook.fhir.text import translatable
+from rayhook.smart_app.audit_pdf import report_pdf
 from rayhook.smart_app.audit_question import Question
 from rayhook.smart_app.audit_reading import AuditReading
 from rayhook.smart_app.audit_search import download
 from rayhook.smart_app.audit_words import DISCLOSED, entity_text, purpose_text, who_text
 from rayhook.smart_app.dependencies import SMARTDependencies
-from rayhook.smart_app.i18n import day_text, moment_text
+from rayhook.smart_app.i18n import day_text, language, moment_text, ngettext
 from rayhook.smart_app.i18n import gettext as _
 from rayhook.smart_app.staff_access import StaffGate
 from rayhook.smart_app.staff_pages import StaffPages, staff_router
@@ -44,6 +45,7 @@ class ReportKind(StrEnum):
 
 class ReportForm(StrEnum):
     PAGE = "page"
+    PDF = "pdf"
     CSV = "csv"
     FHIR = "fhir"
 
@@ -78,6 +80,62 @@ def report_line(line: Line) -> ReportLine:
         what=", ".join(map(entity_text, line.what.split(", "))),
         done=_(DISCLOSED[line.done]),
         purpose=purpose_text(line.purpose),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ReportText:
+    """A report in the reader's language, for the page and the PDF. `due`, `note`: empty but for an accounting."""
+
+    title: str
+    patient: str
+    ehr_name: str
+    time: str
+    made: str
+    due: str
+    note: str
+    lines: tuple[ReportLine, ...]
+
+    def pdf(self, made_at: datetime) -> bytes:
+        due = [(_("Due to the patient by"), self.due)] if self.due else []
+        return report_pdf(
+            self.title,
+            [
+                (_("Patient"), f"{self.patient} · {self.ehr_name}"),
+                (_("Time"), self.time),
+                (_("Made"), self.made),
+                *due,
+            ],
+            note=self.note,
+            heads=(_("When"), _("Who"), _("What was done"), _("With what"), _("Why"), _("Event")),
+            rows=[_cells(line) for line in self.lines],
+            language=language().tag,
+            made_at=made_at,
+        )
+
+
+def _cells(line: ReportLine) -> tuple[str, ...]:
+    by = f"\n{_('through %(client)s', client=line.by)}" if line.by else ""
+    return line.at, f"{line.who}{by}", line.done, line.what, line.purpose, str(line.seq)
+
+
+def _time_text(made: Accounting) -> str:
+    until = day_text((made.until - timedelta(microseconds=1)).date().isoformat())
+    if made.since == _FIRST_DAY:
+        return _("from the log's beginning to %(until)s", until=until)
+    return _("%(since)s to %(until)s", since=day_text(made.since.date().isoformat()), until=until)
+
+
+def _note_text(left_out: int) -> str:
+    if left_out == 0:
+        return _("Every disclosure of the time asked for is listed.")
+    return ngettext(
+        "%(count)s use for treatment, payment or health care operations is not listed: 45 CFR 164.528(a)(1)(i) "
+        "excludes it. It is in the access report.",
+        "%(count)s uses for treatment, payment or health care operations are not listed: 45 CFR 164.528(a)(1)(i) "
+        "excludes them. They are in the access report.",
+        left_out,
+        count=left_out,
     )
 
 
@@ -121,7 +179,10 @@ class ReportPages:
             return download(
                 self._bundle(made).encode(), f"{asked.report}.json", "application/fhir+json; charset=utf-8"
             )
-        return self._page(request, member, asked, made, now)
+        text = self._text(asked, made, now)
+        if asked.form is ReportForm.PDF:
+            return download(text.pdf(now), f"{asked.report}.pdf", "application/pdf")
+        return self.pages.render("audit_report.html", request, member, report=text)
 
     def _accounting(self, asked: ReportAsked, wanted: AuditSearch, now: datetime) -> Accounting:
         """An access report has every purpose in it, and goes as far back as the log does."""
@@ -145,26 +206,18 @@ class ReportPages:
             **of_patient, since=since, until=until, lines=lines, left_out=0, due_at=now, note=""
         )
 
-    def _page(
-        self, request: Request, member: StaffMember, asked: ReportAsked, made: Accounting, now: datetime
-    ) -> Response:
+    def _text(self, asked: ReportAsked, made: Accounting, now: datetime) -> ReportText:
         ehr = self.deps.registry.by_id(made.ehr_id)
-        last = made.until - timedelta(microseconds=1)
-        return self.pages.render(
-            "audit_report.html",
-            request,
-            member,
-            is_accounting=asked.report is ReportKind.DISCLOSURES,
-            organization=self.deps.organization,
-            ehr_name=made.ehr_id if ehr is None else ehr.name,
+        is_accounting = asked.report is ReportKind.DISCLOSURES
+        return ReportText(
+            title=_("Accounting of disclosures") if is_accounting else _("Access report"),
             patient=made.patient_id,
-            since=None if made.since == _FIRST_DAY else day_text(made.since.date().isoformat()),
-            until=day_text(last.date().isoformat()),
-            made_at=moment_text(now),
-            due_at=day_text(made.due_at.date().isoformat()),
-            lines=list(map(report_line, made.lines)),
-            left_out=made.left_out,
-            years=YEARS,
+            ehr_name=made.ehr_id if ehr is None else ehr.name,
+            time=_time_text(made),
+            made=" · ".join(filter(None, (moment_text(now), self.deps.organization))),
+            due=day_text(made.due_at.date().isoformat()) if is_accounting else "",
+            note=_note_text(made.left_out) if is_accounting else "",
+            lines=tuple(map(report_line, made.lines)),
         )
 
     def _bundle(self, made: Accounting) -> str:

@@ -200,6 +200,7 @@ def build_audit_search_router(deps: SMARTDependencies, pages: StaffPages, gate: 
     reading = Annotated[StaffMember, Depends(gate.staffing(Permission.AUDIT_LOG_READ))]
     own = SearchPages(deps, pages, AuditReading(deps))
 
+    @router.get("/audit")
     @router.get(HOME)
     def newest(request: Request, member: reading) -> Response:
         return own.show(request, member, Question())

@@ -6,6 +6,7 @@ import json
 import zipfile
 
 import pytest
+from pypdf import PdfReader
 from sqlalchemy import text
 
 from rayhook.audit.events import AuditKind
@@ -75,6 +76,14 @@ def test_report_as_csv_has_a_line_for_each(officer, told):  # noqa: F811
     rows = list(csv.DictReader(io.StringIO(answer.text)))
     assert {"Practitioner/dr-x", "Organization/university"} <= {row["recipient"] for row in rows}
     assert "attachment" in answer.headers["Content-Disposition"]
+
+
+def test_report_as_pdf_has_a_line_for_each(officer, told):  # noqa: F811
+    answer = officer.browser.post("/staff/audit/reports", data={**REPORT, "form": "pdf"})
+    assert answer.headers["Content-Type"] == "application/pdf"
+    shown = "".join(page.extract_text() for page in PdfReader(io.BytesIO(answer.content)).pages)
+    assert "Practitioner/dr-x" in shown
+    assert "Organization/university" in shown
 
 
 def test_report_as_fhir_has_the_events(officer, told):  # noqa: F811

@@ -66,7 +66,7 @@ def test_every_locale_folder_is_a_language_served():
 
 # Names are the same in every language.
 UNTRANSLATED = re.compile(
-    r"Rayhook|SHA-256|MRN|UTC|Rayhook's|X-Request-Id|CSV|NDJSON|FHIR|rayhook audit [a-z-]+"
+    r"Rayhook|SHA-256|MRN|UTC|Rayhook's|X-Request-Id|CSV|NDJSON|PDF|FHIR|rayhook audit [a-z-]+"
 )
 TEMPLATES = sorted((ROOT / "smart_app" / "templates").glob("*.html"))
 
