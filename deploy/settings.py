@@ -252,4 +252,6 @@ def _rule(problem: ErrorDetails) -> str:
     return f"{PREFIX}{name.upper()}: {rule}" if name else rule
 
 
-_TEST_VARIABLES = frozenset({"RAYHOOK_DATASETS", "RAYHOOK_REQUIRE_PEERS", "RAYHOOK_SCREENSHOTS"})
+_TEST_VARIABLES = frozenset(
+    {"RAYHOOK_DATASETS", "RAYHOOK_PROFILES", "RAYHOOK_REQUIRE_PEERS", "RAYHOOK_SCREENSHOTS"}
+)

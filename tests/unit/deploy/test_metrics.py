@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -43,7 +44,9 @@ def ask(parts, token_file=None, *, address="127.0.0.1", headers=None) -> httpx.R
         async with httpx.AsyncClient(transport=transport, base_url="http://rayhook.test") as client:
             return await client.get("/metrics", headers=headers)
 
-    return asyncio.run(get())
+    # In a thread of its own: a browser of another test leaves its event loop running in this one.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, get()).result()
 
 
 @pytest.fixture
