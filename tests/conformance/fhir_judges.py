@@ -62,7 +62,7 @@ _EXPECTED_WARNINGS = {
 _FALSE_ALARMS = re.compile(
     r"profile\.element\.cardinality\.max at CapabilityStatement\.rest\.resource\..+"
     r"|cardinality\.min at AuditEvent\.entity\[\d+\]\.detail\[\d+\]\.value\[x\]"
-    r"|profile\.element\.cardinality\.max at AuditEvent\.entity\.detail\..+"
+    r"|profile\.(slice\.)?element\.cardinality\.max at AuditEvent\.entity(:data)?\.detail\..+"
 )
 
 
