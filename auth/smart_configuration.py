@@ -98,7 +98,7 @@ def _document(transport: Transport, ehr: EHR, base: str) -> "_Document":
         raise UpstreamError(
             "smart-configuration: the EHR did not answer 200", code="smart_configuration_unavailable"
         )
-    return _Document(ehr, base, _json_object(response.body))
+    return _Document(ehr, base, json_document(response.body, "smart-configuration"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +172,17 @@ def _is_of(url: str, origins: frozenset[str]) -> bool:
         return False
 
 
-def _json_object(body: bytes) -> Mapping[str, Any]:
+def json_document(body: bytes, name: str) -> Mapping[str, Any]:
+    """Return the members of a discovery document; `name` is its own, as in its well-known path.
+
+    Raises UpstreamError, with a code of that name, where it is not a JSON object.
+    """
     try:
         members = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise UpstreamError("smart-configuration: not JSON", code="smart_configuration_invalid") from error
+        raise UpstreamError(f"{name}: not JSON", code=f"{name.replace('-', '_')}_invalid") from error
     if not isinstance(members, dict):
-        raise UpstreamError("smart-configuration: not a JSON object", code="smart_configuration_invalid")
+        raise UpstreamError(f"{name}: not a JSON object", code=f"{name.replace('-', '_')}_invalid")
     return members
 
 

@@ -3,7 +3,6 @@
 Spec: OpenID Connect Core 1.0 section 3.1; OpenID Connect Discovery 1.0; RFC 7636, 9207, 9700
 """
 
-import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from rayhook.auth.id_token import IDTokenIssuer, seconds_of, verified_claims
 from rayhook.auth.jwks import JWKSCache
 from rayhook.auth.keys import Keyring, SigningAlgorithm
 from rayhook.auth.roles import Role
+from rayhook.auth.smart_configuration import json_document
 from rayhook.auth.staff_provider import ClientAuthentication, StaffProvider
 from rayhook.auth.token_endpoint import Credentials, TokenEndpoint, text_of
 from rayhook.fhir.errors import Forbidden, InvalidRequest, Unauthenticated, UpstreamError
@@ -80,7 +80,7 @@ def discover_provider(transport: Transport, provider: StaffProvider) -> Provider
     )
     if response.status != _HTTP_OK:
         raise UpstreamError("openid-configuration: not found", code="openid_configuration_unavailable")
-    members = _json_object(response.body)
+    members = json_document(response.body, "openid-configuration")
     if members.get("issuer") != provider.issuer:
         raise _unusable("issuer", "is not the registered one")
     if "S256" not in _names(members, "code_challenge_methods_supported", default=("S256",)):
@@ -236,16 +236,6 @@ def _endpoint(provider: StaffProvider, members: Mapping[str, Any], name: str) ->
     if not known:
         raise _unusable(name, "must be a URL of an origin registered for this provider")
     return str(value)
-
-
-def _json_object(body: bytes) -> Mapping[str, Any]:
-    try:
-        members = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise UpstreamError("openid-configuration: not JSON", code="openid_configuration_invalid") from error
-    if not isinstance(members, dict):
-        raise UpstreamError("openid-configuration: not a JSON object", code="openid_configuration_invalid")
-    return members
 
 
 def _unusable(name: str, rule: str) -> UpstreamError:
