@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Annotated, TypeVar
 
 import structlog
-from fastapi import APIRouter, Depends, Form, Request
+from fastapi import APIRouter, Depends, Form
 from pydantic import BaseModel, Field
 from sqlmodel import Session
 from starlette.responses import RedirectResponse, Response
@@ -37,7 +37,7 @@ from rayhook.inference.jobs import StoredResult
 from rayhook.inference.sign_off import SignRequest, sign
 from rayhook.inference.sign_off_delivery import may_revise
 from rayhook.inference.signature import SignAct, load_signatures, report_status
-from rayhook.smart_app.access import Gate, Viewer, agent_of, require_own_page
+from rayhook.smart_app.access import Gate, Viewer, agent_of
 from rayhook.smart_app.answer_view import AnsweredView, answer_view, answered_view, answers_path, may_answer
 from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.pages import Pages, page_route
@@ -240,10 +240,7 @@ def build_answer_router(deps: SMARTDependencies, pages: Pages, gate: Gate) -> AP
     signing = Annotated[Viewer, Depends(gate.viewing(Permission.SMART_APP_REPORT_SIGN))]
 
     @router.post("/results/{result_id}/answers")
-    def answer(
-        result_id: str, request: Request, viewer: answering, form: Annotated[AnswerForm, Form()]
-    ) -> Response:
-        require_own_page(request, deps.public_base_url)
+    def answer(result_id: str, viewer: answering, form: Annotated[AnswerForm, Form()]) -> Response:
         given = reviewers.answer(viewer, result_id, form.draft(), expected=form.version)
         if isinstance(given, Overtaken):
             return pages.render(
@@ -259,22 +256,18 @@ def build_answer_router(deps: SMARTDependencies, pages: Pages, gate: Gate) -> AP
     @router.post("/results/{result_id}/report")
     def report(
         result_id: str,
-        request: Request,
         viewer: signing,
         form: Annotated[SignForm, Form()],
     ) -> Response:
-        require_own_page(request, deps.public_base_url)
         reviewers.sign(viewer, result_id, form.act, seen=form.seen, reason=form.reason)
         return _to(f"/results/{result_id}#report")
 
     @router.post("/results/{result_id}/report/delivery")
     def delivery(
         result_id: str,
-        request: Request,
         viewer: signing,
         replace: Annotated[str, Form(max_length=3)] = "",
     ) -> Response:
-        require_own_page(request, deps.public_base_url)
         is_forced = replace == "yes"
         part = "report to replace the EHR's copy with" if is_forced else "report to send again"
         stored = views.result(viewer, result_id, part=part)
