@@ -9,8 +9,7 @@ from rayhook.cds_hooks.prefetch import Fetcher, Prefetched
 from rayhook.cds_hooks.trust import check_subject
 from rayhook.fhir.errors import InvalidRequest, RayhookError
 from rayhook.fhir.r4 import EndpointSummary, ImagingStudySummary, read_imaging_study
-from rayhook.fhir.references import parse_reference
-from rayhook.inference.endpoint import image_endpoint, readable_endpoints
+from rayhook.inference.endpoint import endpoint_ids, image_endpoint, readable_endpoints
 
 MAX_STUDIES = 3
 
@@ -69,7 +68,7 @@ def image_sources(
     """
     known = {str(resource.get("id")): resource for resource in prefetched.endpoints}
     wanted = {
-        study.id: _endpoint_ids(study, base_url)
+        study.id: endpoint_ids(study, base_url)
         for study in studies
         if image_endpoint(study.contained_endpoints) is None
     }
@@ -89,19 +88,6 @@ def _source(
     found = image_endpoint(study.contained_endpoints) or image_endpoint(read)
     missed = tuple(id_ for id_ in ids if id_ in late)
     return found or (LateEndpoints(missed) if missed else None)
-
-
-def _endpoint_ids(study: ImagingStudySummary, base_url: str) -> tuple[str, ...]:
-    """Return the ids of Endpoints on the EHR's own server; others are not followed."""
-    ids = []
-    for text in study.endpoint_references:
-        try:
-            reference = parse_reference(text)
-        except InvalidRequest:
-            continue
-        if reference.type == "Endpoint" and reference.is_at(base_url):
-            ids.append(reference.id)
-    return tuple(ids)
 
 
 def started_at(study: ImagingStudySummary) -> datetime | None:

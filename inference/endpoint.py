@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rayhook.fhir.errors import InvalidRequest
-from rayhook.fhir.r4 import EndpointSummary, read_endpoint
+from rayhook.fhir.r4 import EndpointSummary, ImagingStudySummary, read_endpoint
+from rayhook.fhir.references import parse_reference
 
 _WADO_RS = "dicom-wado-rs"
 
@@ -24,3 +25,16 @@ def readable_endpoints(resources: Iterable[Mapping[str, Any]]) -> Iterable[Endpo
             yield read_endpoint(resource)
         except InvalidRequest:
             continue
+
+
+def endpoint_ids(study: ImagingStudySummary, base_url: str) -> tuple[str, ...]:
+    """Return the ids of Endpoints on the EHR's own server; others are not followed."""
+    ids = []
+    for text in study.endpoint_references:
+        try:
+            reference = parse_reference(text)
+        except InvalidRequest:
+            continue
+        if reference.type == "Endpoint" and reference.is_at(base_url):
+            ids.append(reference.id)
+    return tuple(ids)

@@ -9,11 +9,10 @@ from dataclasses import replace
 
 from rayhook.auth.keys import Keyring
 from rayhook.fhir.client import FHIRClient
-from rayhook.fhir.errors import InvalidRequest, NotFound, RayhookError
+from rayhook.fhir.errors import NotFound, RayhookError
 from rayhook.fhir.r4 import ImagingStudySummary
-from rayhook.fhir.references import parse_reference
 from rayhook.fhir.transport import Transport
-from rayhook.inference.endpoint import image_endpoint, readable_endpoints
+from rayhook.inference.endpoint import endpoint_ids, image_endpoint, readable_endpoints
 from rayhook.inference.study import StudyReference
 from rayhook.smart_app.access import Viewer
 
@@ -75,21 +74,8 @@ def reference_of(study: ImagingStudySummary, viewer: Viewer) -> StudyReference:
         modalities=study.modalities,
         description=study.description,
         service_request=study.based_on,
-        endpoint_ids=_endpoint_ids(study, viewer.session.fhir_base_url),
+        endpoint_ids=endpoint_ids(study, viewer.session.fhir_base_url),
     )
-
-
-def _endpoint_ids(study: ImagingStudySummary, base_url: str) -> tuple[str, ...]:
-    """Return the ids of Endpoints on the EHR's own server; others are not followed."""
-    ids = []
-    for text in study.endpoint_references:
-        try:
-            reference = parse_reference(text)
-        except InvalidRequest:
-            continue
-        if reference.type == "Endpoint" and reference.is_at(base_url):
-            ids.append(reference.id)
-    return tuple(ids)
 
 
 def locate_images(transport: Transport, reference: StudyReference, viewer: Viewer) -> StudyReference:
