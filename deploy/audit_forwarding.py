@@ -1,9 +1,10 @@
 """The thread that hands the audit on to the receivers outside, beside everything else and in nobody's way."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -13,6 +14,7 @@ from rayhook.audit.delivery import Delivery, Step
 from rayhook.audit.syslog import SyslogAnchor, SyslogEvents, SyslogServer
 from rayhook.deploy.s3 import anchor_at
 from rayhook.deploy.settings import Settings
+from rayhook.deploy.threads import in_threads
 from rayhook.fhir.errors import RayhookError
 from rayhook.fhir.transport import Transport, origin_of
 
@@ -57,24 +59,11 @@ class Forwarding:
             steps[bucket.target] = lambda: delivery.send_checkpoints(bucket)
         return cls(steps)
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> AbstractContextManager[None]:
         """Run one thread a receiver: one that is down does not keep the others waiting."""
-        stopping = threading.Event()
-        threads = [
-            threading.Thread(
-                target=_forward, args=(target, step, stopping), name=f"audit-{target}", daemon=True
-            )
-            for target, step in self.steps.items()
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            stopping.set()
-            for thread in threads:
-                thread.join(timeout=5.0)
+        return in_threads(
+            {f"audit-{target}": partial(_forward, target, step) for target, step in self.steps.items()}
+        )
 
 
 def audit_origins(settings: Settings) -> frozenset[str]:

@@ -2,9 +2,9 @@
 
 import threading
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import time, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -15,6 +15,7 @@ import structlog
 from rayhook.audit.unusual import Watching
 from rayhook.audit.verification import Verifier
 from rayhook.audit.watch import Thresholds
+from rayhook.deploy.threads import in_threads
 from rayhook.fhir.errors import InvalidRequest, RayhookError
 
 log = structlog.get_logger(__name__)
@@ -80,24 +81,14 @@ def _rule(error: ValueError) -> str:
     return str(error)
 
 
-@contextmanager
-def watching(watch: Watching, verifier: Verifier, *, verify_every_s: float) -> Iterator[None]:
+def watching(watch: Watching, verifier: Verifier, *, verify_every_s: float) -> AbstractContextManager[None]:
     """Look at what is new every ten seconds, and verify the whole log from time to time."""
-    stopping = threading.Event()
-    threads = [
-        threading.Thread(target=_look_until, args=(watch, stopping), name="audit-watch", daemon=True),
-        threading.Thread(
-            target=_verify_until, args=(verifier, verify_every_s, stopping), name="audit-verify", daemon=True
-        ),
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stopping.set()
-        for thread in threads:
-            thread.join(timeout=5.0)
+    return in_threads(
+        {
+            "audit-watch": partial(_look_until, watch),
+            "audit-verify": partial(_verify_until, verifier, verify_every_s),
+        }
+    )
 
 
 def _look_until(watch: Watching, stopping: threading.Event) -> None:
