@@ -14,8 +14,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from rayhook.deploy.demo.catalogue import Catalogue
 from rayhook.inference.decode import Decoder
 from tests.conftest import absent
+from tests.integration.hospital import catalogue_in
+from tests.integration.pipeline_parts import pipeline_over
 
 _PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 _START_S = 60.0
@@ -112,3 +115,17 @@ def _await(server: Orthanc, process: subprocess.Popen[bytes]) -> None:
 def decoder() -> Iterator[Decoder]:
     with Decoder() as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory) -> Catalogue:
+    return catalogue_in(tmp_path_factory.mktemp("studies"))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, decoder) -> Path:
+    """A folder with keys and an empty database, to be copied: making RSA keys takes a second."""
+    folder = tmp_path_factory.mktemp("prepared") / "rayhook"
+    folder.mkdir()
+    with pipeline_over(folder, ehr_url="http://127.0.0.1", pacs_url="http://127.0.0.1", decoder=decoder):
+        return folder

@@ -4,7 +4,6 @@ import shutil
 import time
 from dataclasses import replace
 from io import BytesIO
-from pathlib import Path
 
 import httpx
 import pytest
@@ -12,7 +11,6 @@ from pydicom import dcmread
 from sqlalchemy import text
 
 from rayhook.audit.review import recent
-from rayhook.deploy.demo.catalogue import Catalogue
 from rayhook.deploy.demo.pacs import create_pacs
 from rayhook.deploy.demo.run import serving
 from rayhook.fhir.transport import Transport
@@ -26,7 +24,6 @@ from rayhook.inference.answers import (
     load_answers,
     record_answer,
 )
-from rayhook.inference.decode import Decoder
 from rayhook.inference.dicom_table import (
     MAX_ATTEMPTS,
     StoreState,
@@ -40,7 +37,7 @@ from rayhook.inference.results import DeliveryState
 from rayhook.inference.sign_off import SignRequest, seen_state, sign
 from rayhook.inference.sign_off_queue import SignOffQueue
 from rayhook.inference.signature import SignAct, load_signatures
-from tests.integration.hospital import READ, WRITE, catalogue_in, free_url, open_hospital
+from tests.integration.hospital import READ, WRITE, free_url, open_hospital
 from tests.integration.pipeline_parts import pipeline_over
 from tests.unit.inference.dicom_objects import (
     KINDS,
@@ -51,25 +48,6 @@ from tests.unit.inference.samples import STUDY_UID, reference
 
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 MAP = "1.2.840.10008.5.1.4.1.1.30"
-
-
-@pytest.fixture(scope="module")
-def catalogue(tmp_path_factory) -> Catalogue:
-    return catalogue_in(tmp_path_factory.mktemp("studies"))
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory, decoder) -> Path:
-    folder = tmp_path_factory.mktemp("prepared") / "rayhook"
-    folder.mkdir()
-    with pipeline_over(folder, ehr_url="http://127.0.0.1", pacs_url="http://127.0.0.1", decoder=decoder):
-        return folder
-
-
-@pytest.fixture(scope="module")
-def decoder():
-    with Decoder() as decoder:
-        yield decoder
 
 
 @pytest.fixture

@@ -15,23 +15,17 @@ from rayhook.audit.review import recent
 from rayhook.auth.smart import public_jwks
 from rayhook.inference import jobs
 from rayhook.inference.attempt import Attempt
-from rayhook.inference.decode import Decoder
 from rayhook.inference.dicom_table import StoreState, load_objects
 from rayhook.inference.dicomweb import RetrievalLimits
 from rayhook.inference.outbox import MAX_ATTEMPTS, Errand, awaits_errand
 from rayhook.inference.results import DeliveryState
 
-from .hospital import READ, WRITE, catalogue_in, open_hospital
+from .hospital import READ, WRITE, open_hospital
 from .pipeline_parts import as_backend, pipeline_over
 
 pytestmark = pytest.mark.xdist_group("late_delivery")
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def catalogue(tmp_path_factory):
-    return catalogue_in(tmp_path_factory.mktemp("studies"))
 
 
 @pytest.fixture
@@ -47,12 +41,6 @@ def hospital(catalogue, tmp_path):
         hospital.transactions = []
         hospital.demo.store.transaction = counted
         yield hospital
-
-
-@pytest.fixture(scope="module")
-def decoder():
-    with Decoder() as decoder:
-        yield decoder
 
 
 @pytest.fixture

@@ -14,16 +14,14 @@ from sqlalchemy import text
 
 from rayhook.audit.chain import verify
 from rayhook.audit.review import recent
-from rayhook.deploy.demo.catalogue import Catalogue
 from rayhook.deploy.demo.ehr_seed import ENDPOINT_ID, imaging_study_id, order_id
 from rayhook.fhir.r4 import validate
 from rayhook.inference import jobs
-from rayhook.inference.decode import Decoder
 from rayhook.inference.delivery import deliver
 from rayhook.inference.dicomweb import RetrievalLimits
 from rayhook.inference.jobs import DeliveryState, JobState
 from rayhook.inference.study import AnalysisStatus
-from tests.integration.hospital import READ, WRITE, catalogue_in, open_hospital
+from tests.integration.hospital import READ, WRITE, open_hospital
 from tests.integration.pipeline_parts import pipeline_over
 from tests.unit.inference.samples import STUDY_UID
 
@@ -36,31 +34,11 @@ DONE = [
 ]
 
 
-@pytest.fixture(scope="module")
-def catalogue(tmp_path_factory) -> Catalogue:
-    return catalogue_in(tmp_path_factory.mktemp("studies"))
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory, decoder) -> Path:
-    """A folder with keys and an empty database, to be copied: making RSA keys takes a second."""
-    folder = tmp_path_factory.mktemp("prepared") / "rayhook"
-    folder.mkdir()
-    with pipeline_over(folder, ehr_url="http://127.0.0.1", pacs_url="http://127.0.0.1", decoder=decoder):
-        return folder
-
-
 @pytest.fixture
 def hospital(catalogue, prepared, tmp_path):
     shutil.copytree(prepared, tmp_path / "rayhook")
     with open_hospital(catalogue, tmp_path) as hospital:
         yield hospital
-
-
-@pytest.fixture(scope="module")
-def decoder():
-    with Decoder() as decoder:
-        yield decoder
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from joserfc.jwk import KeySet
 from rayhook.auth.registry import EHRRegistry
 from rayhook.auth.smart import public_jwks
 from rayhook.inference import jobs
-from rayhook.inference.decode import Decoder
 from rayhook.inference.dicomweb import RetrievalLimits
 from rayhook.inference.job_table import JobState
 from rayhook.inference.results import DeliveryState
@@ -25,12 +24,6 @@ def hospital(tmp_path_factory):
     folder = tmp_path_factory.mktemp("backend")
     with open_hospital(catalogue_in(folder), folder) as hospital:
         yield hospital
-
-
-@pytest.fixture(scope="module")
-def decoder():
-    with Decoder() as decoder:
-        yield decoder
 
 
 @pytest.fixture
