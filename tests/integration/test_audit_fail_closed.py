@@ -11,14 +11,11 @@ from rayhook.inference.jobs import DeliveryState, JobState
 from rayhook.inference.outbox import LEASE_S
 from tests.integration.hospital import READ, WRITE
 from tests.integration.test_dicom_results import (  # noqa: F401 - fixtures
-    catalogue,
-    decoder,
     events,
     hospital,
     in_pacs,
     later,
     pipeline,
-    prepared,
     rows,
 )
 
