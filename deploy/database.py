@@ -17,7 +17,7 @@ from sqlmodel import Session
 from rayhook.auth.database_types import Sessions
 from rayhook.fhir.errors import InvalidRequest, ServiceUnavailable
 
-SCHEMA_REVISION = "0010"
+SCHEMA_REVISION = "0015"
 
 _BUSY_TIMEOUT_MS = 10_000
 _POOL_SIZE = 20
