@@ -27,6 +27,7 @@ from rayhook.deploy.demo.ehr_scopes import LOGIN_SCOPES, READ_SCOPES, SYSTEM_SCO
 from rayhook.deploy.demo.ehr_seed import RADIOLOGIST_ID, seed_resources
 from rayhook.deploy.demo.ehr_store import ResourceStore
 from rayhook.deploy.demo.ehr_tokens import CLIENT_ID, OAuthError
+from rayhook.deploy.demo.ledger import Ledger, NoLedger
 from rayhook.fhir.errors import RayhookError
 from rayhook.fhir.transport import Transport, origin_of
 
@@ -42,6 +43,7 @@ class DemoEHR:
     authorization: AuthorizationServer
     client: CDSClient
     faults: EHRFaults = field(default_factory=EHRFaults)
+    ledger: Ledger = field(default_factory=NoLedger)
 
 
 def create_ehr(
@@ -52,6 +54,7 @@ def create_ehr(
     pacs_base_url: str,
     keys_dir: Path,
     faults: EHRFaults | None = None,
+    ledger: Ledger | None = None,
 ) -> FastAPI:
     """Return the app; `app.state.demo` is the DemoEHR, `app.state.accepts_token` the PACS's introspection.
 
@@ -77,7 +80,13 @@ def create_ehr(
         authorization=authorization,
         faults=switches,
     )
-    demo = DemoEHR(store=store, authorization=authorization, client=client, faults=switches)
+    demo = DemoEHR(
+        store=store,
+        authorization=authorization,
+        client=client,
+        faults=switches,
+        ledger=ledger or NoLedger(),
+    )
     return _assemble(demo, Pages(origin_of(cds_base_url)))
 
 
@@ -131,7 +140,7 @@ def _assemble(demo: DemoEHR, pages: Pages) -> FastAPI:
     app.state.demo = demo
     app.state.accepts_token = demo.authorization.is_active
     app.include_router(_authorization_router(demo, pages))
-    app.include_router(FHIREndpoint(demo.store, demo.authorization, demo.faults).router())
+    app.include_router(FHIREndpoint(demo.store, demo.authorization, demo.faults, demo.ledger).router())
     app.include_router(ChartPages(demo.store, demo.client, demo.authorization, pages).router())
 
     @app.exception_handler(RayhookError)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
@@ -19,6 +19,7 @@ from rayhook.deploy.demo.ehr_faults import EHRFaults
 from rayhook.deploy.demo.ehr_search import SEARCHABLE
 from rayhook.deploy.demo.ehr_store import Created, Resource, ResourceStore, etag_of
 from rayhook.deploy.demo.ehr_tokens import AccessToken
+from rayhook.deploy.demo.ledger import Act, Ledger, NoLedger, Outcome
 from rayhook.fhir.errors import (
     Forbidden,
     InvalidRequest,
@@ -106,6 +107,7 @@ class FHIREndpoint:
     store: ResourceStore
     authorization: AuthorizationServer
     faults: EHRFaults
+    ledger: Ledger = field(default_factory=NoLedger)
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/fhir", route_class=FHIRRoute)
@@ -189,11 +191,13 @@ class FHIREndpoint:
         resource: Body,
         token: Token,
         if_none_exist: Annotated[str | None, Header()] = None,
+        x_request_id: Annotated[str, Header()] = "",
     ) -> Response:
         if resource.get("resourceType") != resource_type:
             raise InvalidRequest("resourceType differs from the URL", expression="resourceType")
         _require_writable(resource, token)
         created = self.store.create(resource, if_none_exist=if_none_exist)
+        self._note(created, x_request_id, is_conditional=if_none_exist is not None)
         headers = {"Location": f"{self.authorization.issuer}/{created.reference}/_history/1"}
         return _fhir_response(created.resource, 201 if created.created else 200, headers)
 
@@ -218,7 +222,9 @@ class FHIREndpoint:
         if not visible_to(token.patient_id)(current):
             raise NotFound("no resource has this id")
 
-    def transaction(self, bundle: Body, token: Token) -> Response:
+    def transaction(
+        self, bundle: Body, token: Token, x_request_id: Annotated[str, Header()] = ""
+    ) -> Response:
         if bundle.get("resourceType") != "Bundle" or bundle.get("type") != "transaction":
             raise InvalidRequest("a Bundle of type transaction is expected", expression="Bundle.type")
         for entry in bundle.get("entry", []):
@@ -226,7 +232,25 @@ class FHIREndpoint:
                 self._require_changeable(entry.get("resource", {}), token)
             else:
                 _require_writable(entry.get("resource", {}), token)
-        return _fhir_response(_transaction_response(self.store.transaction(bundle)))
+        written = self.store.transaction(bundle)
+        for entry, one in zip(bundle["entry"], written, strict=True):
+            if entry["request"]["method"] == "POST":
+                self._note(one, x_request_id, is_conditional="ifNoneExist" in entry["request"])
+        return _fhir_response(_transaction_response(written))
+
+    def _note(self, created: Created, request_id: str, *, is_conditional: bool) -> None:
+        resource = created.resource
+        names = [one["value"] for one in resource.get("identifier", []) if "value" in one]
+        tags = [one["code"] for one in resource.get("meta", {}).get("tag", []) if "code" in one]
+        self.ledger.note(
+            Act.WRITTEN,
+            Outcome.CREATED if created.created else Outcome.EXISTING,
+            str(resource["resourceType"]),
+            request_id=request_id,
+            identifier=next(iter([*names, *tags]), ""),
+            subject=str(resource.get("subject", {}).get("reference", "")),
+            conditional=is_conditional,
+        )
 
 
 def _require(token: AccessToken, resource_type: str, interaction: str) -> None:

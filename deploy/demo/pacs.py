@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from rayhook.deploy.demo.catalogue import Catalogue
+from rayhook.deploy.demo.ledger import Act, Ledger, NoLedger, Outcome
 from rayhook.deploy.demo.pacs_archive import Archive, Archived, Refusal, metadata, search
 
 _DICOM_JSON = "application/dicom+json"
@@ -55,6 +56,7 @@ class DemoPACS:
     archive: Archive
     introspect: Callable[[str], bool]
     faults: Faults = field(default_factory=Faults)
+    ledger: Ledger = field(default_factory=NoLedger)
 
     def guard(self, request: Request) -> None:
         """Let in who has a token, and let the faults happen."""
@@ -76,6 +78,14 @@ class DemoPACS:
             found = self.archive.other_study(study)
         if not _acceptable(accept, found, wildcard=not self.faults.no_wildcard):
             raise HTTPException(406)
+        self.ledger.note(
+            Act.RETRIEVED,
+            Outcome.SENT,
+            "instance" if instance else "study",
+            request_id=request.headers.get("x-request-id", ""),
+            identifier=instance or "",
+            study=study,
+        )
         boundary = uuid.uuid4().hex
         return StreamingResponse(
             self._with_faults(_multipart(found, boundary)),
@@ -106,7 +116,8 @@ class DemoPACS:
             self.faults.busy -= 1
             raise HTTPException(503, headers={"Retry-After": str(_RETRY_AFTER_S)})
         parts = _parts(request.headers.get("content-type", ""), body)
-        outcomes = [self._store(part, study) for part in parts]
+        asker = request.headers.get("x-request-id", "")
+        outcomes = [self._store(part, study, asker) for part in parts]
         done = [one for one in outcomes if isinstance(one, Archived)]
         failed = [one for one in outcomes if isinstance(one, Refusal)]
         answer: dict[str, Any] = {"00081199": {"vr": "SQ", "Value": [_reference(one) for one in done]}}
@@ -119,14 +130,23 @@ class DemoPACS:
         status = 200 if not failed else 202 if done else 409
         return JSONResponse(answer, status, media_type=_DICOM_JSON)
 
-    def _store(self, data: bytes, study: str | None) -> Archived | Refusal:
+    def _store(self, data: bytes, study: str | None, asker: str) -> Archived | Refusal:
         archived = self.archive.read(data)
         if archived is None:
             return Refusal(_CANNOT_UNDERSTAND)
         reason = self.faults.refused.get(archived.sop_class_uid)
         if reason is not None:
             return Refusal(reason, archived.sop_class_uid, archived.sop_instance_uid)
-        return self.archive.store(archived, study=study)
+        kept = self.archive.store(archived, study=study)
+        self.ledger.note(
+            Act.STORED,
+            _outcome(kept, archived),
+            "instance",
+            request_id=asker,
+            identifier=archived.sop_instance_uid,
+            study=archived.study_instance_uid,
+        )
+        return kept
 
     def _found(self, study: str, series: str | None, instance: str | None) -> list[Archived]:
         found = self.archive.find(study=study, series=series, instance=instance)
@@ -153,14 +173,24 @@ class DemoPACS:
                 time.sleep(self.faults.drip_s)
 
 
+def _outcome(kept: Archived | Refusal, archived: Archived) -> Outcome:
+    if isinstance(kept, Refusal):
+        return Outcome.REFUSED
+    return Outcome.CREATED if kept is archived else Outcome.EXISTING
+
+
 def create_pacs(
-    catalogue: Catalogue, *, introspect: Callable[[str], bool], faults: Faults | None = None
+    catalogue: Catalogue,
+    *,
+    introspect: Callable[[str], bool],
+    faults: Faults | None = None,
+    ledger: Ledger | None = None,
 ) -> FastAPI:
     """Return the app, its DICOMweb at /dicom-web; `introspect` tells whether a bearer token is good.
 
     `app.state.demo` is the DemoPACS.
     """
-    pacs = DemoPACS(Archive(catalogue), introspect, faults or Faults())
+    pacs = DemoPACS(Archive(catalogue), introspect, faults or Faults(), ledger or NoLedger())
     app = FastAPI(title="Rayhook demo PACS", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.demo = pacs
     app.include_router(_router(pacs), prefix="/dicom-web", dependencies=[Depends(pacs.guard)])

@@ -21,6 +21,7 @@ from rayhook.deploy.demo.catalogue import Catalogue, DemoInstance, DemoStudy
 from rayhook.deploy.demo.ehr import DemoEHR, create_ehr
 from rayhook.deploy.demo.ehr_clients import ASSERTION_TYPE
 from rayhook.deploy.demo.ehr_tokens import CLIENT_ID
+from rayhook.deploy.demo.ledger import LedgerFile
 from rayhook.deploy.demo.run import serving
 
 BASE_URL = "http://127.0.0.1:8101"
@@ -111,7 +112,12 @@ def ehr(tmp_path: Path, switch: tuple[Switch, httpx.Client]) -> EHRUnderTest:
     )
     server, browser = switch
     server.app = create_ehr(
-        catalogue, base_url=BASE_URL, cds_base_url=RAYHOOK_URL, pacs_base_url=PACS_URL, keys_dir=tmp_path
+        catalogue,
+        base_url=BASE_URL,
+        cds_base_url=RAYHOOK_URL,
+        pacs_base_url=PACS_URL,
+        keys_dir=tmp_path,
+        ledger=LedgerFile(tmp_path / "ledger.jsonl"),
     )
     key = ECKey.generate_key("P-384", auto_kid=True)
     server.app.state.demo.authorization.client_keys = lambda: KeySet([key])

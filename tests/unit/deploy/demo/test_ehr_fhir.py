@@ -1,5 +1,7 @@
 import pytest
 
+from rayhook.deploy.demo.ledger import read_ledger
+
 REPORT = {
     "resourceType": "DiagnosticReport",
     "identifier": [{"system": "urn:test", "value": "1"}],
@@ -229,3 +231,21 @@ def test_a_transaction_with_a_stale_update_changes_nothing(ehr, report):
     answer = ehr.fhir("", scope=REVISE, method="POST", json=bundle)
     found = ehr.fhir("/Observation?patient=one&identifier=urn:test|2", scope=REVISE)
     assert (answer.status_code, matched(found)) == (412, [])
+
+
+def test_what_was_created_and_what_was_there_is_in_the_ledger(ehr, tmp_path):
+    for _ in range(2):
+        ehr.fhir("", method="POST", scope=WRITE, json=transaction(REPORT), headers={"X-Request-Id": "r1"})
+    found = [
+        (e.outcome, e.what, e.identifier, e.subject, e.conditional, e.request_id)
+        for e in read_ledger(tmp_path / "ledger.jsonl")
+    ]
+    assert found == [
+        (outcome, "DiagnosticReport", "1", "Patient/one", True, "r1") for outcome in ("created", "existing")
+    ]
+
+
+def test_an_unconditional_create_is_in_the_ledger_as_one(ehr, tmp_path):
+    ehr.fhir("/Observation", method="POST", scope=WRITE, json=OBSERVATION)
+    (entry,) = read_ledger(tmp_path / "ledger.jsonl")
+    assert (entry.what, entry.conditional) == ("Observation", False)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rayhook.deploy.demo.catalogue import Catalogue, DemoInstance, DemoStudy
+from rayhook.deploy.demo.ledger import Act, Entry, LedgerFile, read_ledger
 from rayhook.deploy.demo.pacs import Faults, create_pacs
 from rayhook.deploy.demo.run import serving
 from rayhook.fhir.errors import IdentityConflict, NotFound, RayhookError, UpstreamError, UpstreamRefused
@@ -37,8 +38,8 @@ def study(folder: Path, uid: str) -> DemoStudy:
 
 
 class RunningPACS:
-    def __init__(self, origin: str, faults: Faults) -> None:
-        self.origin, self.faults = origin, faults
+    def __init__(self, origin: str, faults: Faults, ledger: Path) -> None:
+        self.origin, self.faults, self.ledger = origin, faults, ledger
         self.transport = Transport(allow_loopback_http=True)
         self.browser = httpx.Client(
             base_url=f"{origin}/dicom-web", headers={"Authorization": f"Bearer {TOKEN}"}
@@ -65,9 +66,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPACS]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         origin = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    app = create_pacs(catalogue, introspect=lambda token: token == TOKEN, faults=faults)
+    ledger = folder / "ledger.jsonl"
+    app = create_pacs(
+        catalogue, introspect=lambda token: token == TOKEN, faults=faults, ledger=LedgerFile(ledger)
+    )
     with serving(app, origin):
-        made = RunningPACS(origin, faults)
+        made = RunningPACS(origin, faults, ledger)
         yield made
         made.browser.close()
         made.transport.close()
@@ -236,3 +240,13 @@ def test_a_busy_pacs_says_when_to_come_again(pacs: RunningPACS) -> None:
     answers = [_stow(pacs, _instance(f"{STUDY}.94")) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [503, 200]
     assert answers[0].headers["retry-after"] == "1"
+
+
+def test_what_was_retrieved_is_in_the_ledger(pacs: RunningPACS) -> None:
+    before = len(entries(pacs))
+    pacs.retrieve(OTHER)
+    assert [(e.act, e.study) for e in entries(pacs)[before:]] == [(Act.RETRIEVED, OTHER)]
+
+
+def entries(pacs: RunningPACS) -> list[Entry]:
+    return list(read_ledger(pacs.ledger)) if pacs.ledger.exists() else []
