@@ -1,20 +1,17 @@
 """Which of the patient's studies a call is about, and where their images are."""
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rayhook.cds_hooks.models import JSONObject
 from rayhook.cds_hooks.prefetch import Fetcher, Prefetched
 from rayhook.cds_hooks.trust import check_subject
 from rayhook.fhir.errors import InvalidRequest, RayhookError
-from rayhook.fhir.r4 import EndpointSummary, ImagingStudySummary, read_imaging_study
+from rayhook.fhir.r4 import ImagingStudySummary, read_imaging_study
 from rayhook.inference.endpoint import endpoint_ids, image_endpoint, readable_endpoints
+from rayhook.inference.image_source import WITHOUT_IMAGES, ImageSource, LateEndpoints
 
 MAX_STUDIES = 3
-
-# Spec: FHIR R4 ImagingStudy.status: nothing to analyse yet, or not any more.
-_WITHOUT_IMAGES = frozenset({"cancelled", "entered-in-error", "registered"})
 
 
 def studies_with_images(
@@ -31,7 +28,7 @@ def studies_with_images(
         study = _study(resource)
         if study is None:
             complete = False
-        elif study.status not in _WITHOUT_IMAGES:
+        elif study.status not in WITHOUT_IMAGES:
             studies[study.id] = study
     return tuple(sorted(studies.values(), key=_age, reverse=True)), complete
 
@@ -47,16 +44,6 @@ def _study(resource: JSONObject) -> ImagingStudySummary | None:
         return read_imaging_study(resource)
     except InvalidRequest:
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class LateEndpoints:
-    """Endpoints that the FHIR server did not give in time: the analysis reads them itself."""
-
-    ids: tuple[str, ...]
-
-
-ImageSource = EndpointSummary | LateEndpoints | None
 
 
 def image_sources(

@@ -28,6 +28,7 @@ class StudyReference:
     (SMART extension requires-access-token).
     `source_version` changes when the EHR's ImagingStudy does: new images make a new analysis.
     Where `dicomweb_url` is empty, `endpoint_ids` name the EHR's Endpoints that are still to be read.
+    `number_of_instances` is how many the EHR says there are.
     """
 
     ehr_id: str
@@ -43,6 +44,7 @@ class StudyReference:
     description: str | None = None
     service_request: str | None = None
     endpoint_ids: tuple[str, ...] = ()
+    number_of_instances: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from rayhook.fhir.errors import NotFound, RayhookError
 from rayhook.fhir.r4 import ImagingStudySummary
 from rayhook.fhir.transport import Transport
 from rayhook.inference.endpoint import endpoint_ids, image_endpoint, readable_endpoints
+from rayhook.inference.image_source import located, study_reference
 from rayhook.inference.study import StudyReference
 from rayhook.smart_app.access import Viewer
 
@@ -59,23 +60,12 @@ def find_study(
 
 def reference_of(study: ImagingStudySummary, viewer: Viewer) -> StudyReference:
     """Return what an analysis has to know of a study that has a UID."""
+    base_url = viewer.session.fhir_base_url
+    reference = study_reference(study, ehr_id=viewer.ehr.id, base_url=base_url, patient_id=viewer.patient_id)
+    assert reference is not None
     contained = image_endpoint(study.contained_endpoints)
-    assert study.study_instance_uid is not None
-    return StudyReference(
-        ehr_id=viewer.ehr.id,
-        fhir_base_url=viewer.session.fhir_base_url,
-        patient_id=viewer.patient_id,
-        imaging_study_id=study.id,
-        study_instance_uid=study.study_instance_uid,
-        dicomweb_url="" if contained is None else contained.address,
-        token_required=contained is not None and contained.requires_access_token,
-        source_version=study.source_version,
-        started=study.started,
-        modalities=study.modalities,
-        description=study.description,
-        service_request=study.based_on,
-        endpoint_ids=endpoint_ids(study, viewer.session.fhir_base_url),
-    )
+    reference = replace(reference, endpoint_ids=endpoint_ids(study, base_url))
+    return reference if contained is None else located(reference, contained)
 
 
 def locate_images(transport: Transport, reference: StudyReference, viewer: Viewer) -> StudyReference:
