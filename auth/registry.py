@@ -5,12 +5,20 @@ Spec: CDS Hooks 2.0.1, "Trusting CDS Clients"; SMART App Launch 2.2.0, "Best Pra
 
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from rayhook.auth.arrival_sources import (
+    ArrivalSources,
+    DICOMSender,
+    DICOMSenderTable,
+    PolledPACSTable,
+    SubscriptionTable,
+    read_arrival_sources,
+)
 from rayhook.auth.client_keys import SigningAlgorithm
 from rayhook.auth.jose import KeySet
 from rayhook.auth.registry_values import (
@@ -96,6 +104,7 @@ class EHR:
     `practitioner_roles` are those of every practitioner, `role_rules` give more.
     `break_glass` lets its practitioners without a role read in an emergency, for half an hour and a reason.
     `dicom_results` are the objects that results are also written as, to `stow_url` or else where the study is.
+    `arrivals` are the ways by which its new studies announce themselves.
     """
 
     id: str
@@ -114,6 +123,7 @@ class EHR:
     dicom_results: tuple[DICOMResultKind, ...] = ()
     stow_url: str | None = None
     break_glass: bool = False
+    arrivals: ArrivalSources = field(default_factory=ArrivalSources)
 
     @property
     def fhir_origins(self) -> frozenset[str]:
@@ -122,7 +132,7 @@ class EHR:
     @property
     def image_origins(self) -> frozenset[str]:
         """Where images may be fetched from: some FHIR servers are their own DICOMweb server."""
-        return self.fhir_origins | frozenset(self.dicomweb_origins)
+        return self.fhir_origins | frozenset(self.dicomweb_origins) | self.arrivals.origins
 
     @property
     def stow_origins(self) -> frozenset[str]:
@@ -166,6 +176,10 @@ class EHRRegistry:
         """Find by the exact base URL; one trailing slash is forgiven, a prefix never is."""
         base = url.removesuffix("/")
         return next((ehr for ehr in self.ehrs if base in ehr.fhir_base_urls), None)
+
+    def dicom_sender(self, sender_id: str) -> tuple[EHR, DICOMSender] | None:
+        found = ((ehr, ehr.arrivals.sender(sender_id)) for ehr in self.ehrs)
+        return next(((ehr, sender) for ehr, sender in found if sender is not None), None)
 
     @property
     def private_origins(self) -> frozenset[str]:
@@ -228,6 +242,9 @@ class _EHRTable(msgspec.Struct, forbid_unknown_fields=True):
     dicom_results: tuple[DICOMResultKind, ...] = ()
     stow_url: str | None = None
     break_glass: bool = False
+    subscription: SubscriptionTable | None = None
+    dicom_sender: list[DICOMSenderTable] = []
+    pacs_poll: list[PolledPACSTable] = []
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -289,6 +306,13 @@ class _Reader:
             dicom_results=tuple(dict.fromkeys(table.dicom_results)),
             stow_url=None if table.stow_url is None else values.url(f"{key}.stow_url", table.stow_url),
             break_glass=table.break_glass,
+            arrivals=read_arrival_sources(
+                values,
+                key,
+                subscription=table.subscription,
+                senders=table.dicom_sender,
+                polled=table.pacs_poll,
+            ),
         )
 
     def _cds_client(self, key: str, table: _CDSClientTable) -> CDSClient:
@@ -335,4 +359,5 @@ def _refuse_duplicates(registry: EHRRegistry) -> None:
     refuse_repeated("ehr.id", (ehr.id for ehr in registry))
     refuse_repeated("ehr.cds_client.issuer", (ehr.cds_client.issuer for ehr in registry))
     refuse_repeated("ehr.fhir_base_urls", (base for ehr in registry for base in ehr.fhir_base_urls))
+    refuse_repeated("ehr.dicom_sender.id", (sender.id for ehr in registry for sender in ehr.arrivals.senders))
     refuse_repeated("staff_oidc.id", (provider.id for provider in registry.staff_providers))
