@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rayhook.auth.keys import Keyring
-from rayhook.deploy.database import migrate
+from rayhook.deploy.database import ensure_schema
+from rayhook.deploy.kms import open_keyring
 from rayhook.deploy.maintenance import Installation
 from rayhook.deploy.settings import StorageSettings
 from rayhook.smart_app.account_acts import AccountActs
@@ -21,7 +21,7 @@ def opened_accounts(data_dir: Path | None, *, make: bool = False) -> Iterator[Ac
     settings = StorageSettings() if data_dir is None else StorageSettings(data_dir=data_dir)
     if make:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        Keyring.load_or_create(settings.keyring_path)
-        migrate(settings.resolved_database_url)
+        open_keyring(settings)
+        ensure_schema(settings.resolved_database_url)
     with Installation.opened(settings) as installation:
         yield AccountActs(installation.database.sessions, installation.keyring, installation.audit, time.time)

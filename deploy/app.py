@@ -34,14 +34,15 @@ from rayhook.deploy.audit_forwarding import Forwarding, audit_origins
 from rayhook.deploy.audit_watch import load_thresholds, watching
 from rayhook.deploy.backend_tokens import backend_tokens
 from rayhook.deploy.configuration import Configuration, record_changes
-from rayhook.deploy.database import Database, create_database, migrate
+from rayhook.deploy.database import Database, create_database, ensure_schema
 from rayhook.deploy.health import build_router as health_router
+from rayhook.deploy.kms import open_keyring
 from rayhook.deploy.metrics import build_router as metrics_router
 from rayhook.deploy.middleware import RequestContext
 from rayhook.deploy.problems import install_problem_handlers
 from rayhook.deploy.settings import Settings
 from rayhook.deploy.settings_view import settings_view
-from rayhook.fhir.errors import AuditUnavailable, RayhookError
+from rayhook.fhir.errors import RayhookError
 from rayhook.fhir.transport import Transport
 from rayhook.inference.analysis import Analyser
 from rayhook.inference.decode import Decoder
@@ -149,10 +150,10 @@ def build_service(
     """Make the parts in the order they need each other, and close them in the reverse."""
     thresholds = load_thresholds(settings.audit_watch)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    keyring = Keyring.load_or_create(settings.keyring_path)
-    migrate(settings.resolved_database_url)
+    keyring = open_keyring(settings)
+    ensure_schema(settings.resolved_database_url)
     with ExitStack() as stack:
-        database = create_database(settings.resolved_database_url)
+        database = create_database(settings.resolved_database_url, settings.connection_limits)
         stack.callback(database.close)
         transport = Transport(
             ca_bundle=settings.ca_bundle,
@@ -382,5 +383,5 @@ def _checkpoint_until(service: Service, stopping: threading.Event) -> None:
     while not stopping.wait(service.settings.checkpoint_interval_s):
         try:
             _checkpoint(service)
-        except AuditUnavailable:
+        except RayhookError:
             log.exception("audit_checkpoint_failed")

@@ -19,7 +19,7 @@ from rayhook.audit.record import AuditEntry
 from rayhook.audit.report import ChainReport, report_detail
 from rayhook.audit.retention import Hold, HoldSubject, PurgePlan, Retention, RetentionPolicy
 from rayhook.audit.review import AuditRecord, AuditSearch, recent, timestamp, walk
-from rayhook.auth.keys import rotate_audit_key
+from rayhook.auth.key_rotation import rotate_audit_key
 from rayhook.deploy.database import create_database, parse_url
 from rayhook.deploy.maintenance import Installation
 from rayhook.deploy.settings import StorageSettings
@@ -126,15 +126,15 @@ class AuditDesk:
         with self.installation.database.reading() as session:
             return self._retention().holds(session)
 
-    def rotate_key(self, keyring_path: Path) -> None:
-        """Hand over to a new key; a service that runs signs nothing more until it is started again."""
+    def rotate_key(self) -> None:
+        """Hand over to a new key; a service that runs takes it up with its next checkpoint."""
 
         def hand_over(key: Ed25519PrivateKey) -> None:
             with self.installation.database.sessions() as session:
                 self.installation.audit.hand_over(session, key, agent=AGENT)
                 session.commit()
 
-        rotate_audit_key(keyring_path, hand_over)
+        rotate_audit_key(self.installation.keyring_file, hand_over)
 
     def _latest(self) -> Checkpoint:
         with self.installation.database.reading() as session:
@@ -165,7 +165,9 @@ def verify_elsewhere(
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
         raise InvalidRequest("there is no database to verify", code="no_installation")
     held = [checkpoint for path in checkpoints for checkpoint in read_checkpoints(path)]
-    database = create_database(settings.resolved_database_url)
+    database = create_database(
+        settings.resolved_database_url, settings.connection_limits, application="rayhook command"
+    )
     try:
         with database.reading() as session:
             return verify(session, read_public_key(public_key), anchor or settings.anchor_path, held=held)

@@ -5,28 +5,36 @@ import sqlite3
 import threading
 from dataclasses import dataclass
 from functools import partial
-from importlib import resources
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session
 
 from rayhook.auth.database_types import Sessions
+from rayhook.deploy.postgresql import MIGRATING, UNSYNCED, USUAL, ConnectionLimits, create_postgresql_engine
+from rayhook.deploy.schema import SCHEMA_REVISION, Fit, fit, may_migrate, require_fit, upgrade
 from rayhook.fhir.errors import InvalidRequest, ServiceUnavailable
 
-SCHEMA_REVISION = "0015"
+__all__ = [
+    "SCHEMA_REVISION",
+    "Database",
+    "create_database",
+    "create_database_engine",
+    "ensure_schema",
+    "migrate",
+    "parse_url",
+]
 
 _BUSY_TIMEOUT_MS = 10_000
 _POOL_SIZE = 20
 _POOL_OVERFLOW = 60  # on SQLite a connection is only a file handle, and its thread may wait for its turn
 _READING = "rayhook_reading"
-_UNSYNCED = "rayhook_unsynced"
 _WRITING = "rayhook_writing"
 _UNAVAILABLE = (DatabaseError, OperationalError)  # these, not their subclasses: a damaged file, a lost server
-_MIGRATIONS = resources.files("rayhook.deploy").joinpath("migrations")
+_TOO_LONG = ("55P03", "57014")  # lock_not_available, query_canceled
 _SQLITE_PRAGMAS = (
     f"busy_timeout = {_BUSY_TIMEOUT_MS}",
     "journal_mode = WAL",
@@ -56,18 +64,19 @@ class Database:
         self.engine.dispose()
 
 
-def create_database(url: str) -> Database:
+def create_database(url: str, limits: ConnectionLimits = USUAL, *, application: str = "rayhook") -> Database:
     """Return the database at `url`, whose schema `migrate` has made.
 
+    limits: of PostgreSQL's connections.  application: how it knows them.
     Raises InvalidRequest for a URL that is neither a SQLite file nor PostgreSQL.
     """
-    engine = _create_engine(parse_url(url))
+    engine = create_database_engine(parse_url(url), limits, application=application)
     reading = engine.execution_options(**{_READING: True, "postgresql_readonly": True})
     return Database(
         engine,
         sessions=partial(Session, engine, expire_on_commit=False),
         reading=partial(Session, reading, expire_on_commit=False),
-        unsynced=partial(Session, engine.execution_options(**{_UNSYNCED: True}), expire_on_commit=False),
+        unsynced=partial(Session, engine.execution_options(**{UNSYNCED: True}), expire_on_commit=False),
     )
 
 
@@ -88,41 +97,46 @@ def parse_url(url: str) -> URL:
 
 
 def migrate(url: str) -> None:
-    """Bring the schema at `url` to SCHEMA_REVISION; does nothing where it is there."""
-    engine = _create_engine(parse_url(url))
+    """Bring the schema at `url` to SCHEMA_REVISION, as the role that owns it; does nothing where it is there.
+
+    Raises Conflict where it is that of a later release, which nothing is taken back from.
+    """
+    engine = create_database_engine(parse_url(url), MIGRATING, application="rayhook migrate")
     try:
         with engine.begin() as connection:
-            if _revision(connection) != SCHEMA_REVISION:
-                _upgrade(connection)
+            match fit(connection):
+                case Fit.OLDER:
+                    upgrade(connection)
+                case Fit.TOO_NEW as found:
+                    require_fit(connection, found)
     finally:
         engine.dispose()
 
 
-def _revision(connection: Connection) -> str | None:
-    if not inspect(connection).has_table("alembic_version"):
-        return None
-    found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-    return None if found is None else str(found)
+def ensure_schema(url: str) -> None:
+    """Migrate where the connected role may, as an embedded database's always does; else only look.
+
+    Raises ServiceUnavailable where the schema is older than this release needs, Conflict where it is too new for it:
+    the one of the release after this one is not.
+    """
+    engine = create_database_engine(parse_url(url), MIGRATING, application="rayhook migrate")
+    try:
+        with engine.begin() as connection:
+            found = fit(connection)
+            if found is Fit.OLDER and may_migrate(connection):
+                upgrade(connection)
+            else:
+                require_fit(connection, found)
+    finally:
+        engine.dispose()
 
 
-def _upgrade(connection: Connection) -> None:
-    # Here, as Alembic takes half a second to import, and most starts find nothing to do.
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config(attributes={"connection": connection})
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    command.upgrade(config, SCHEMA_REVISION)
-
-
-def _create_engine(url: URL) -> Engine:
+def create_database_engine(url: URL, limits: ConnectionLimits, *, application: str) -> Engine:
     """The values of a statement are in no error's text: errors are logged."""
     if url.get_backend_name() == "sqlite":
         engine = _create_sqlite_engine(url)
     else:
-        engine = create_engine(url, pool_size=_POOL_SIZE, pool_pre_ping=True, hide_parameters=True)
-        event.listen(engine, "begin", _begin_postgresql)
+        engine = create_postgresql_engine(url, limits, application=application)
     event.listen(engine, "handle_error", _tell_unavailable)
     return engine
 
@@ -177,19 +191,15 @@ def _begin_sqlite(turn: _WriterTurn, connection: Connection) -> None:
     is_reading = bool(connection.get_execution_options().get(_READING))
     if not is_reading:
         turn.begin(connection)
-        synchronous = "NORMAL" if connection.get_execution_options().get(_UNSYNCED) else "FULL"
+        synchronous = "NORMAL" if connection.get_execution_options().get(UNSYNCED) else "FULL"
         connection.exec_driver_sql(f"PRAGMA synchronous = {synchronous}")
     connection.exec_driver_sql(f"PRAGMA query_only = {int(is_reading)}")
     connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")
 
 
-def _begin_postgresql(connection: Connection) -> None:
-    """Spec: PostgreSQL 18, 28.4 Asynchronous Commit."""
-    if connection.get_execution_options().get(_UNSYNCED):
-        connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
-
-
 def _tell_unavailable(context: ExceptionContext) -> ServiceUnavailable | None:
-    if type(context.sqlalchemy_exception) in _UNAVAILABLE and not context.is_pre_ping:
-        return ServiceUnavailable("the database does not answer", code="database_unavailable")
-    return None
+    if type(context.sqlalchemy_exception) not in _UNAVAILABLE or context.is_pre_ping:
+        return None
+    if getattr(context.original_exception, "sqlstate", None) in _TOO_LONG:
+        return ServiceUnavailable("the database takes too long", code="database_timeout")
+    return ServiceUnavailable("the database does not answer", code="database_unavailable")

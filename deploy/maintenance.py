@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Self
 
 from rayhook.audit.record import AuditLog
+from rayhook.auth.keyring_file import KeyringFile
 from rayhook.auth.keys import Keyring
 from rayhook.deploy.database import Database, create_database
+from rayhook.deploy.kms import keyring_file
 from rayhook.deploy.settings import StorageSettings
 from rayhook.fhir.errors import InvalidRequest
 
@@ -21,6 +23,7 @@ class Installation:
     keyring: Keyring
     audit: AuditLog
     anchor: Path
+    keyring_file: KeyringFile
 
     @classmethod
     @contextmanager
@@ -31,9 +34,13 @@ class Installation:
                 f"there is no Rayhook installation in {settings.data_dir} (no keyring)",
                 code="no_installation",
             )
-        keyring = Keyring.load_or_create(settings.keyring_path)
-        database = create_database(settings.resolved_database_url)
+        source = keyring_file(settings)
+        keyring = Keyring.load_or_create(source.path, source.wrap)
+        database = create_database(
+            settings.resolved_database_url, settings.connection_limits, application="rayhook command"
+        )
         try:
-            yield cls(database, keyring, AuditLog(keyring, anchor=settings.anchor_path), settings.anchor_path)
+            audit = AuditLog(keyring, anchor=settings.anchor_path)
+            yield cls(database, keyring, audit, settings.anchor_path, source)
         finally:
             database.close()

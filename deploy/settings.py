@@ -12,9 +12,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rayhook.audit.events import AuditKind
 from rayhook.audit.retention import RetentionPolicy
+from rayhook.deploy.postgresql import USUAL, ConnectionLimits
 from rayhook.fhir.errors import InvalidRequest
 
 PREFIX = "RAYHOOK_"
+KEY_URI = r"^aws-kms://arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]{1,64}$"
 S3_ADDRESS = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()/-]{0,512})?$"
 
 
@@ -72,6 +74,41 @@ class StorageSettings(BaseSettings):
         validation_alias="DATABASE_URL",
         description="SQLAlchemy URL; SQLite in `data_dir` where it is not set.",
     )
+    database_pool_size: Annotated[int, Field(ge=1, le=1000)] = Field(
+        USUAL.pool_size, description="Connections to PostgreSQL that each process keeps open."
+    )
+    database_pool_overflow: Annotated[int, Field(ge=0, le=1000)] = Field(
+        USUAL.pool_overflow, description="Connections to PostgreSQL beyond these, closed after their use."
+    )
+    database_pool_timeout_s: Annotated[float, Field(gt=0, le=60)] = Field(
+        USUAL.pool_timeout_s,
+        description="Longest wait for a free connection to PostgreSQL, in seconds; the answer then is 503.",
+    )
+    database_connect_timeout_s: Annotated[float, Field(ge=2, le=60)] = Field(
+        USUAL.connect_timeout_s,
+        description="Longest time to connect to PostgreSQL, in seconds, of each address.",
+    )
+    database_statement_timeout_s: Annotated[float, Field(ge=1)] = Field(
+        USUAL.statement_timeout_s, description="Longest time of one statement on PostgreSQL, in seconds."
+    )
+    database_lock_timeout_s: Annotated[float, Field(ge=1)] = Field(
+        USUAL.lock_timeout_s, description="Longest wait for a lock on PostgreSQL, in seconds."
+    )
+    database_idle_in_transaction_timeout_s: Annotated[float, Field(ge=1)] = Field(
+        USUAL.idle_in_transaction_timeout_s,
+        description="Time after which PostgreSQL ends a transaction that does nothing, in seconds.",
+    )
+    kms_key: str | None = Field(
+        None,
+        pattern=KEY_URI,
+        description="`aws-kms://` and the ARN of the AWS KMS key that wraps the keyring; a plain file, readable by its "
+        "owner only, where it is not set. The `AWS_*` variables name the credentials.",
+    )
+    installation: str = Field(
+        "rayhook",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        description="Name of this installation in the KMS's encryption context: what is wrapped for one opens for no other.",
+    )
     audit_anchor: Path | None = Field(
         None,
         description="Anchor file of the audit checkpoints; `audit-anchor.jsonl` in `data_dir` by default.",
@@ -105,6 +142,18 @@ class StorageSettings(BaseSettings):
         return self.database_url or f"sqlite:///{(self.data_dir / 'rayhook.sqlite3').resolve()}"
 
     @property
+    def connection_limits(self) -> ConnectionLimits:
+        return ConnectionLimits(
+            pool_size=self.database_pool_size,
+            pool_overflow=self.database_pool_overflow,
+            pool_timeout_s=self.database_pool_timeout_s,
+            connect_timeout_s=self.database_connect_timeout_s,
+            statement_timeout_s=self.database_statement_timeout_s,
+            lock_timeout_s=self.database_lock_timeout_s,
+            idle_in_transaction_timeout_s=self.database_idle_in_transaction_timeout_s,
+        )
+
+    @property
     def anchor_path(self) -> Path:
         return self.audit_anchor or self.data_dir / "audit-anchor.jsonl"
 
@@ -136,6 +185,11 @@ class Settings(StorageSettings, ModelSettings):
     )
     tls_certificate: Path | None = Field(None, description="PEM certificate chain to serve https with.")
     tls_key: Path | None = Field(None, description="PEM private key of `tls_certificate`.")
+    tls_proxy: bool = Field(
+        False,
+        description="`true` where nothing but a proxy that ends TLS reaches the address listened on; production "
+        "listens on others than loopback without a certificate only then.",
+    )
     ca_bundle: Path | None = Field(
         None, description="PEM bundle of the authorities that EHRs and PACS are checked against."
     )
@@ -166,6 +220,15 @@ class Settings(StorageSettings, ModelSettings):
         None,
         description="File that holds the bearer token for `/metrics`; without it, only this machine may read them.",
     )
+    drain_s: Annotated[float, Field(ge=0, le=300)] | None = Field(
+        None,
+        description="Time from the signal to stop until nothing new is taken, in seconds, while readiness says no and "
+        "load balancers look elsewhere; 5 in production and 0 in development where it is not set.",
+    )
+    shutdown_s: Annotated[float, Field(ge=5, le=3600)] = Field(
+        75.0,
+        description="Longest time from the signal to stop until the process ends, in seconds; then it ends hard.",
+    )
     hook_wait_s: Annotated[float, Field(gt=0, le=0.45)] = Field(
         0.4, description="Longest time a hook waits for a result, in seconds."
     )
@@ -177,6 +240,9 @@ class Settings(StorageSettings, ModelSettings):
     )
     viewer_decoder_processes: Annotated[int, Field(ge=1, le=64)] = Field(
         2, description="Child processes that decode images for the viewer."
+    )
+    viewer_retrievals: Annotated[int, Field(ge=1, le=48)] = Field(
+        16, description="Questions of all viewers together that the PACS is asked at the same time."
     )
     engine_threads: Annotated[int, Field(ge=1, le=256)] = Field(
         max(1, (os.cpu_count() or 2) - 1), description="Threads of the inference engine."
@@ -194,6 +260,12 @@ class Settings(StorageSettings, ModelSettings):
     def development(self) -> bool:
         return self.environment is Environment.DEVELOPMENT
 
+    @property
+    def resolved_drain_s(self) -> float:
+        if self.drain_s is not None:
+            return self.drain_s
+        return 0.0 if self.development else 5.0
+
     @model_validator(mode="after")
     def _base_url_is_canonical(self) -> Self:
         parts = urlsplit(self.public_base_url)
@@ -207,12 +279,6 @@ class Settings(StorageSettings, ModelSettings):
     def _tls_is_whole(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key are given together or not at all")
-        return self
-
-    @model_validator(mode="after")
-    def _production_is_secure(self) -> Self:
-        if not self.development and urlsplit(self.public_base_url).scheme != "https":
-            raise ValueError("public_base_url must be https in production")
         return self
 
 
