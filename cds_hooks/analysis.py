@@ -15,14 +15,28 @@ from rayhook.cds_hooks.answers import StudyAnswer, Topic, topic_of
 from rayhook.cds_hooks.dependencies import CDSDependencies
 from rayhook.cds_hooks.models import FHIRAuthorization
 from rayhook.cds_hooks.results import FinishedJob
-from rayhook.cds_hooks.studies import ImageSource, LateEndpoints
 from rayhook.fhir.correlation import request_id
-from rayhook.fhir.errors import InvalidRequest
-from rayhook.fhir.r4 import EndpointSummary, ImagingStudySummary
-from rayhook.fhir.transport import origin_of
+from rayhook.fhir.errors import QueueFull
+from rayhook.fhir.r4 import ImagingStudySummary
 from rayhook.inference.delivery import awaits_delivery
 from rayhook.inference.dicom_table import awaits_objects
-from rayhook.inference.jobs import Authorization, JobRow, JobState, enqueue, find, job_key, load_job
+from rayhook.inference.image_source import (
+    ImageSource,
+    LateEndpoints,
+    is_registered,
+    located,
+    study_reference,
+)
+from rayhook.inference.jobs import (
+    Authorization,
+    JobRow,
+    JobState,
+    Priority,
+    enqueue,
+    find,
+    job_key,
+    load_job,
+)
 from rayhook.inference.outbox import Errand, awaits_errand
 from rayhook.inference.report import may_write
 from rayhook.inference.results import load_result
@@ -35,7 +49,8 @@ NO_TOKEN = "no_access_token"  # noqa: S105 - a reason, not a token
 ADDRESS_REFUSED = "dicomweb_address_not_registered"
 
 _TOPICS = {
-    JobState.DEAD: Topic.FAILED,
+    JobState.CANCELLED: Topic.CANCELLED,
+    JobState.DEAD: Topic.GIVEN_UP,
     JobState.FAILED: Topic.FAILED,
     JobState.QUEUED: Topic.IN_PROGRESS,
     JobState.REFUSED: Topic.REFUSED,
@@ -60,10 +75,10 @@ class StudyJob:
 
     @property
     def is_to_begin(self) -> bool:
-        """Say whether there is no job yet, or one that failed for a passing reason."""
+        """Say whether there is no job yet, or one that failed for a passing reason and is to be tried at once."""
         if self.finished is not None:
             return False
-        return self.row is None or (self.row.state.is_final and self.row.retryable)
+        return self.row is None or self.row.may_begin
 
 
 def look_up(
@@ -86,22 +101,9 @@ def look_up(
 def _study_job(
     dependencies: CDSDependencies, study: ImagingStudySummary, ehr: EHR, base_url: str, patient_id: str
 ) -> StudyJob:
-    if study.study_instance_uid is None:
+    reference = study_reference(study, ehr_id=ehr.id, base_url=base_url, patient_id=patient_id)
+    if reference is None:
         return StudyJob(study=study, reference=None)
-    reference = StudyReference(
-        ehr_id=ehr.id,
-        fhir_base_url=base_url,
-        patient_id=patient_id,
-        imaging_study_id=study.id,
-        study_instance_uid=study.study_instance_uid,
-        dicomweb_url="",
-        token_required=False,
-        source_version=study.source_version,
-        started=study.started,
-        modalities=study.modalities,
-        description=study.description,
-        service_request=study.based_on,
-    )
     return StudyJob(study=study, reference=reference, key=job_key(reference, dependencies.models))
 
 
@@ -112,12 +114,16 @@ def start(
     *,
     ehr: EHR,
     authorization: FHIRAuthorization | None,
+    priority: Priority = Priority.ASAP,
 ) -> tuple[StudyJob, ...]:
     """Queue every job that is to begin and whose images may be fetched: it is on its way when this returns."""
     lent = _lent(authorization, dependencies.clock())
     with dependencies.sessions() as session:
         begun = [
-            _begin(dependencies, session, job, sources.get(job.study.id), ehr=ehr, lent=lent) for job in jobs
+            _begin(
+                dependencies, session, job, sources.get(job.study.id), ehr=ehr, lent=lent, priority=priority
+            )
+            for job in jobs
         ]
         session.commit()
     for job, is_new in begun:
@@ -134,6 +140,7 @@ def _begin(
     *,
     ehr: EHR,
     lent: Authorization | None,
+    priority: Priority,
 ) -> tuple[StudyJob, bool]:
     """Return the job as it now stands, and whether a worker has to be told of it."""
     if not job.is_to_begin:
@@ -145,16 +152,21 @@ def _begin(
         dependencies.audit.record(session, _address_refused(job.reference))
     if obstacle is not None or source is None:
         return replace(job, obstacle=obstacle), False
-    reference = _located(job.reference, source)
-    row, is_new = enqueue(
-        session,
-        dependencies.keyring,
-        reference,
-        lent,
-        key=job.key,
-        request_id=request_id.get(),
-        clock=dependencies.clock,
-    )
+    reference = located(job.reference, source)
+    try:
+        row, is_new = enqueue(
+            session,
+            dependencies.keyring,
+            reference,
+            lent,
+            key=job.key,
+            request_id=request_id.get(),
+            priority=priority,
+            intake=dependencies.intake,
+            clock=dependencies.clock,
+        )
+    except QueueFull as error:
+        return replace(job, obstacle=error.code), False
     if is_new:
         dependencies.audit.record(session, _enqueued(reference))
     return replace(job, row=row), is_new
@@ -166,22 +178,9 @@ def _obstacle(source: ImageSource, *, ehr: EHR, lent: Authorization | None) -> s
         return NO_ENDPOINT
     if isinstance(source, LateEndpoints):
         return None if lent is not None else NO_TOKEN
-    if not _is_registered(source.address, ehr):
+    if not is_registered(source.address, ehr):
         return ADDRESS_REFUSED
     return NO_TOKEN if source.requires_access_token and lent is None else None
-
-
-def _located(reference: StudyReference, source: EndpointSummary | LateEndpoints) -> StudyReference:
-    if isinstance(source, LateEndpoints):
-        return replace(reference, endpoint_ids=source.ids)
-    return replace(reference, dicomweb_url=source.address, token_required=source.requires_access_token)
-
-
-def _is_registered(address: str, ehr: EHR) -> bool:
-    try:
-        return origin_of(address) in ehr.image_origins
-    except InvalidRequest:
-        return False
 
 
 def _lent(authorization: FHIRAuthorization | None, now: float) -> Authorization | None:
@@ -229,6 +228,8 @@ def _answer(dependencies: CDSDependencies, job: StudyJob) -> StudyAnswer:
     if row is not None and not row.state.is_final:
         with dependencies.reading() as session:
             row = load_job(session, row.id)
+    if job.obstacle == QueueFull.code:
+        return StudyAnswer(study=job.study, topic=Topic.NOT_BEGUN, code=job.obstacle)
     if row is None:
         return StudyAnswer(study=job.study, topic=Topic.UNREACHABLE, code=job.obstacle)
     if row.state is not JobState.DONE:

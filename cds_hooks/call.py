@@ -24,6 +24,7 @@ from rayhook.cds_hooks.services import Service
 from rayhook.cds_hooks.studies import MAX_STUDIES, image_sources, studies_with_images
 from rayhook.cds_hooks.trust import Attempt, authenticate, check_prefetched_patient, refusals_audited
 from rayhook.fhir.r4 import ImagingStudySummary
+from rayhook.inference.job_table import Priority
 
 _FINISHED = frozenset({Topic.FINDING, Topic.NO_FINDING, Topic.NOTHING_TO_RATE, Topic.WITHDRAWN})
 # How far back an order looks for results that are there already; no analysis is begun for these.
@@ -69,7 +70,8 @@ def _cards(
         prefetched.studies, patient_id=call.context.patient_id, base_url=call.base_url
     )
     chosen = _chosen(call, studies)
-    found = _study_answers(dependencies, call, chosen, prefetched, received_at=received_at)
+    priority = min((Priority.ASAP, *(order.priority for order in orders or ())), key=lambda p: p.rank)
+    found = _study_answers(dependencies, call, chosen, prefetched, received_at=received_at, priority=priority)
     turn.waited(time.monotonic())
     writer = _writer(dependencies, call)
     now = moment(dependencies.clock())
@@ -103,13 +105,15 @@ def _study_answers(
     prefetched: Prefetched,
     *,
     received_at: float,
+    priority: Priority,
 ) -> tuple[StudyAnswer, ...]:
     ehr = call.principal.ehr
     jobs = look_up(dependencies, studies, ehr=ehr, base_url=call.base_url, patient_id=call.context.patient_id)
     to_begin = [job.study for job in jobs if job.is_to_begin]
     if to_begin:
         sources = image_sources(to_begin, prefetched, call.fetcher, base_url=call.base_url)
-        jobs = start(dependencies, jobs, sources, ehr=ehr, authorization=call.request.fhir_authorization)
+        lent = call.request.fhir_authorization
+        jobs = start(dependencies, jobs, sources, ehr=ehr, authorization=lent, priority=priority)
     wait_s = dependencies.in_hand.wait_s(dependencies.wait_s)
     found = answers(dependencies, jobs, ends_at=received_at + wait_s)
     deliver_late(dependencies, jobs, call.request.fhir_authorization)

@@ -38,17 +38,29 @@ _DATE_TIME = re.compile(r"\d{4}(-\d{2}(-\d{2}(T[0-9:.]+(Z|[+-]\d{2}:\d{2})?)?)?)
 
 _SUMMARIES = {
     Topic.ABSTAINED: "No AI answer for {study}: the images are unlike those the model knows",
+    Topic.CANCELLED: "{Study} was not analysed: the analysis was cancelled",
     Topic.FAILED: "No AI answer for {study}: the analysis failed",
+    Topic.GIVEN_UP: "No AI answer for {study}: its images end the process that analyses them",
     Topic.IN_PROGRESS: "AI analysis of {study} is in progress: no result yet",
+    Topic.NOT_BEGUN: "AI analysis of {study} has not begun: too many studies wait already",
     Topic.OUT_OF_SCOPE: "{Study} was not analysed: outside the intended use of the AI models",
     Topic.REFUSED: "{Study} was not analysed: its images could not be read faithfully",
     Topic.UNREACHABLE: "{Study} was not analysed: its images cannot be reached",
 }
 _EXPLANATIONS = {
     Topic.ABSTAINED: "The model declined to answer. This says nothing about whether a finding is present.",
+    Topic.CANCELLED: "The analysis was cancelled. This says nothing about whether a finding is present.",
     Topic.FAILED: "The analysis ended in an error. This says nothing about whether a finding is present.",
+    Topic.GIVEN_UP: (
+        "Each attempt to analyse these images ended the process that did it, so no further one is made unless an "
+        "administrator asks for it. This says nothing about whether a finding is present."
+    ),
     Topic.IN_PROGRESS: (
         "The images are being analysed. Open the patient again in a moment for the result; until then nothing is "
+        "known about whether a finding is present."
+    ),
+    Topic.NOT_BEGUN: (
+        "The service has as many studies to analyse as it takes. Open the patient again later; until then nothing is "
         "known about whether a finding is present."
     ),
     Topic.OUT_OF_SCOPE: "No model is meant for these images. This says nothing about whether a finding is present.",

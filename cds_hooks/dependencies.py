@@ -14,6 +14,7 @@ from rayhook.cds_hooks.load import CallsInHand
 from rayhook.cds_hooks.rate_limit import RateLimit
 from rayhook.cds_hooks.results import ResultCache
 from rayhook.fhir.transport import Transport
+from rayhook.inference.intake import Intake
 from rayhook.inference.job_table import Authorization
 from rayhook.inference.queue import AnalysisQueue
 from rayhook.inference.registry import Manifest
@@ -34,6 +35,7 @@ class CDSDependencies:
     `sessions`, here that of the call's audit, before its answer.
     `models` are those that an analysis runs, in their order; `manifests` those of every installed one.
     deliver_again takes a result's id and a token that may write it.
+    intake: which analyses may wait, and for which workers.
     fetch_s and wait_s count from the start of a call: what is not fetched by the one is told as missing, what is
     not analysed by the other is told as in progress.
     """
@@ -51,6 +53,7 @@ class CDSDependencies:
     models: tuple[ModelIdentity, ...]
     deliver_again: Callable[[str, Authorization], None]
     public_base_url: str
+    intake: Intake = field(default_factory=Intake)
     fetch_s: float = 0.25
     wait_s: float = 0.4
     clock: Callable[[], float] = time.time

@@ -44,14 +44,17 @@ _ERRORS = ("InvalidRequest", "Unauthenticated", "Forbidden", "NotFound", "Prefet
            "IdentityConflict", "RateLimited", "ServiceUnavailable", "AuditUnavailable")  # fmt: skip
 _TOPICS = {
     Topic.ABSTAINED: "the model declined to answer",
+    Topic.CANCELLED: "the analysis was cancelled",
     Topic.DUPLICATE_IMAGING: "rule 1 on orders",
     Topic.FAILED: "the analysis ended in an error",
     Topic.FINDING: "a finding reached its threshold",
     Topic.FOLLOW_UP_DUE: "rule 2 on orders",
+    Topic.GIVEN_UP: "each attempt ended the process that analyses the images; no further one is made",
     Topic.IN_PROGRESS: "the images are being analysed; call again",
     Topic.INCOMPLETE: "the list of studies could not be read to its end",
     Topic.MODALITY: "rule 3 on orders",
     Topic.NO_FINDING: "no finding reached its threshold",
+    Topic.NOT_BEGUN: "too many studies wait already; call again later",
     Topic.NOTHING_TO_RATE: "no point of the images was like what the model rates",
     Topic.OUT_OF_SCOPE: "no model is meant for these images",
     Topic.REFUSED: "the images could not be read faithfully",

@@ -12,6 +12,7 @@ from rayhook.fhir.codes import DCM, SNOMED
 from rayhook.fhir.errors import InvalidRequest
 from rayhook.fhir.references import is_fhir_id
 from rayhook.inference.anatomy import DIAGNOSTIC_SERVICE, Region, modality_of, regions_of
+from rayhook.inference.job_table import Priority
 
 _DRAFTS = "context.draftOrders"
 _APPOINTMENTS = "context.appointments"
@@ -41,6 +42,7 @@ class ImagingOrder:
     title: str
     modality: str | None
     regions: frozenset[Region]
+    priority: Priority = Priority.ROUTINE
 
     @property
     def is_request(self) -> bool:
@@ -71,6 +73,7 @@ class _Order(Struct, frozen=True, rename="camel"):
     code: _Concept | None = None
     body_site: tuple[_Concept, ...] = ()
     do_not_perform: bool = False
+    priority: str | None = None
 
 
 class _Participant(Struct, frozen=True):
@@ -172,7 +175,13 @@ def _imaging_order(order: _Order) -> ImagingOrder:
         title=next(iter(texts), "imaging"),
         modality=modality_of((*_codes(code), *_codes(order.category)), texts),
         regions=regions_of((*_codes(order.body_site), *_codes(code)), (*texts, *_texts(order.body_site))),
+        priority=_priority(order.priority),
     )
+
+
+def _priority(code: str | None) -> Priority:
+    """Spec: FHIR R4 ServiceRequest.priority: where it is absent, the order is routine."""
+    return next((priority for priority in Priority if priority.value == code), Priority.ROUTINE)
 
 
 def _is_imaging_appointment(appointment: _Appointment) -> bool:

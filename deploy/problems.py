@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from rayhook.fhir.errors import (
     InvalidRequest,
     NotFound,
+    QueueFull,
     RateLimited,
     RayhookError,
     Unauthenticated,
@@ -36,7 +37,7 @@ def problem_response(request: Request, error: RayhookError) -> Response:
         error = Unauthenticated("authentication is required")
     elif challenge is not None:
         headers["WWW-Authenticate"] = challenge
-    if isinstance(error, RateLimited):
+    if isinstance(error, RateLimited | QueueFull):
         headers["Retry-After"] = str(error.retry_after_s)
     return JSONResponse(
         operation_outcome(error),

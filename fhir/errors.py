@@ -25,7 +25,8 @@ RayhookError
 │   └── UpstreamTimeout       504  EHR or PACS did not answer in time
 └── ServiceUnavailable        503
     ├── AuditUnavailable      503  no audit, no access
-    └── EngineUnavailable     503  the inference engine does not answer
+    ├── EngineUnavailable     503  the inference engine does not answer
+    └── QueueFull             503  as many analyses wait as may: ask again later
 
 Messages name the field and the rule, never a patient's value.
 """
@@ -208,6 +209,16 @@ class AuditUnavailable(ServiceUnavailable):
 
 class EngineUnavailable(ServiceUnavailable):
     code = "engine_unavailable"
+
+
+class QueueFull(ServiceUnavailable):
+    """`retry_after_s` is for the header Retry-After."""
+
+    code = "queue_full"
+
+    def __init__(self, message: str, *, retry_after_s: int = 30) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 def operation_outcome(error: RayhookError) -> dict[str, Any]:

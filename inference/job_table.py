@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 import msgspec
-from sqlalchemy import Column, LargeBinary
+from sqlalchemy import Column, Index, LargeBinary
 from sqlmodel import Field, SQLModel
 
 from rayhook.auth.keys import Keyring
@@ -15,6 +16,7 @@ from rayhook.inference.study import StudyReference
 class JobState(StrEnum):
     """`failed` may be tried again where the row says so; `dead` used up its attempts without an answer."""
 
+    CANCELLED = "cancelled"
     DEAD = "dead"
     DONE = "done"
     FAILED = "failed"
@@ -27,10 +29,54 @@ class JobState(StrEnum):
         return self not in {JobState.QUEUED, JobState.RUNNING}
 
 
+class Priority(StrEnum):
+    """How urgent a job is, the most urgent first. Spec: FHIR R4 request-priority."""
+
+    STAT = "stat"
+    ASAP = "asap"
+    URGENT = "urgent"
+    ROUTINE = "routine"
+
+    @property
+    def rank(self) -> int:
+        return list(Priority).index(self)
+
+    def due_at(self, asked_at: float) -> float:
+        """Return when a job asked for then is due: workers take the one that is due first.
+
+        So the more urgent goes first, then the older, and nothing waits for ever behind what is more urgent.
+        """
+        return asked_at + _PATIENCE_S[self]
+
+    def at_least(self, other: "Priority") -> "Priority":
+        return min(self, other, key=lambda priority: priority.rank)
+
+
+_HOUR_S: Final = 3600.0
+_PATIENCE_S: Final = {
+    Priority.STAT: 0.0,
+    Priority.ASAP: 24 * _HOUR_S,
+    Priority.URGENT: 26 * _HOUR_S,
+    Priority.ROUTINE: 48 * _HOUR_S,
+}
+
+
+class WorkerQueue(StrEnum):
+    """Which kind of worker a job waits for."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
 class AnalysisJob(SQLModel, table=True):
-    """One analysis to do. Who and what it is about is sealed, and found by blind index."""
+    """One analysis to do. Who and what it is about is sealed, and found by blind index.
+
+    due_at: the order of work.  next_attempt_at: a queued job is not taken before.
+    attempts: claims from which no worker came back.  retries: ends for a passing reason, one after the other.
+    """
 
     __tablename__ = "analysis_job"
+    __table_args__ = (Index("ix_analysis_job_due", "state", "queue", "due_at"),)
 
     id: str = Field(primary_key=True, max_length=32)
     key: str = Field(max_length=64, unique=True)
@@ -50,6 +96,16 @@ class AnalysisJob(SQLModel, table=True):
     result_id: str | None = Field(default=None, max_length=32)
     created_at: float
     updated_at: float
+    priority: str = Field(
+        default=Priority.ROUTINE.value, max_length=8, sa_column_kwargs={"server_default": "routine"}
+    )
+    queue: str = Field(
+        default=WorkerQueue.CPU.value, max_length=8, sa_column_kwargs={"server_default": "cpu"}
+    )
+    due_at: float = Field(default=0.0, sa_column_kwargs={"server_default": "0"})
+    next_attempt_at: float | None = None
+    retries: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    worker_id: str | None = Field(default=None, max_length=32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +132,16 @@ class JobRow:
     request_id: str
     created_at: float
     updated_at: float
+    priority: Priority = Priority.ROUTINE
+    queue: WorkerQueue = WorkerQueue.CPU
+    next_attempt_at: float | None = None
+
+    @property
+    def may_begin(self) -> bool:
+        """Say whether asking again begins it: it failed for a passing reason, or waits to try again by itself."""
+        if self.state is JobState.QUEUED:
+            return self.next_attempt_at is not None
+        return self.state is JobState.FAILED and self.retryable
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +175,9 @@ def open_row(job: AnalysisJob) -> JobRow:
         request_id=job.request_id,
         created_at=job.created_at,
         updated_at=job.updated_at,
+        priority=Priority(job.priority),
+        queue=WorkerQueue(job.queue),
+        next_attempt_at=job.next_attempt_at,
     )
 
 

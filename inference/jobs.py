@@ -17,12 +17,14 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from rayhook.auth.keys import Keyring
+from rayhook.inference.intake import Intake
 from rayhook.inference.job_table import (
     AnalysisJob,
     Authorization,
     ClaimedJob,
     JobRow,
     JobState,
+    Priority,
     StoredJob,
     open_authorization,
     open_reference,
@@ -52,6 +54,7 @@ __all__ = [
     "DeliveryState",
     "JobRow",
     "JobState",
+    "Priority",
     "StoredJob",
     "StoredResult",
     "claim",
@@ -74,6 +77,7 @@ __all__ = [
 MAX_ATTEMPTS: Final = 3
 QUEUED_GRACE_S: Final = 5.0
 _SWEEP_LIMIT = 1000
+_ANY: Final = Intake()
 
 Clock = Callable[[], float]
 
@@ -103,15 +107,21 @@ def enqueue(
     *,
     key: str,
     request_id: str,
+    priority: Priority = Priority.ROUTINE,
+    intake: Intake = _ANY,
     clock: Clock = time.time,
 ) -> tuple[JobRow, bool]:
     """Return the job of `key`, and whether there is something new to send to the queue after the commit.
 
-    A job that failed for a passing reason is queued again; one still in hand gets the token that lasts longer.
+    A job that failed for a passing reason is queued again; one still in hand gets the token that lasts longer, and
+    the higher priority. Raises QueueFull where a new one may not wait.
     """
     job = _locked(session, AnalysisJob.key, key)
     if job is None:
+        intake.admit(session, priority)
         job = _new_job(keyring, reference, authorization, key=key, request_id=request_id, now=clock())
+        job.priority, job.queue = priority.value, intake.queue_of(reference).value
+        job.due_at = priority.due_at(job.created_at)
         try:
             with session.begin_nested():
                 session.add(job)
@@ -121,7 +131,9 @@ def enqueue(
             assert job is not None
         else:
             return open_row(job), True
-    return _renewed(session, keyring, job, authorization, request_id=request_id, now=clock())
+    return _renewed(
+        session, keyring, job, authorization, priority=priority, request_id=request_id, now=clock()
+    )
 
 
 def _new_job(
@@ -155,16 +167,23 @@ def _renewed(
     job: AnalysisJob,
     authorization: Authorization | None,
     *,
+    priority: Priority,
     request_id: str,
     now: float,
 ) -> tuple[JobRow, bool]:
     state = JobState(job.state)
-    is_requeued = state is JobState.FAILED and job.retryable
+    is_requeued = open_row(job).may_begin
     if is_requeued:
-        job.state, job.attempts, job.retryable = JobState.QUEUED.value, 0, False
+        job.state, job.retryable = JobState.QUEUED.value, False
+        job.attempts, job.retries = (0, 0) if state is JobState.FAILED else (job.attempts, job.retries)
+        job.next_attempt_at = None
         job.error_code = job.error_message = None
         job.request_id, job.updated_at = request_id, now
-    if is_requeued or (not state.is_final and _outlasts(authorization, open_authorization(keyring, job))):
+        job.priority, job.due_at = priority.value, priority.due_at(now)
+    elif not state.is_final and priority.rank < Priority(job.priority).rank:
+        job.priority, job.due_at = priority.value, priority.due_at(job.created_at)
+    is_erased = state is JobState.FAILED and is_requeued
+    if is_erased or (not state.is_final and _outlasts(authorization, open_authorization(keyring, job))):
         job.authorization = seal_authorization(keyring, job.id, authorization)
     session.add(job)
     session.flush()

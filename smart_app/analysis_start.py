@@ -7,7 +7,7 @@ from rayhook.audit.record import AuditEntry
 from rayhook.fhir.correlation import request_id
 from rayhook.fhir.errors import EgressDenied, InvalidRequest, NotFound
 from rayhook.fhir.transport import origin_of
-from rayhook.inference.jobs import Authorization, enqueue, job_key
+from rayhook.inference.jobs import Authorization, Priority, enqueue, job_key
 from rayhook.inference.study import StudyReference
 from rayhook.smart_app.access import Viewer, agent_of
 from rayhook.smart_app.dependencies import SMARTDependencies
@@ -16,7 +16,8 @@ from rayhook.smart_app.dependencies import SMARTDependencies
 def start_analysis(deps: SMARTDependencies, viewer: Viewer, reference: StudyReference) -> str:
     """Queue the study with the viewer's own token and return the job's id; one under way is not begun twice.
 
-    Raises NotFound where the EHR names no place of its images, EgressDenied for a place that is not registered.
+    Raises NotFound where the EHR names no place of its images, EgressDenied for a place that is not registered,
+    QueueFull where too many wait already.
     """
     if not reference.dicomweb_url and not reference.endpoint_ids:
         raise NotFound(
@@ -35,6 +36,8 @@ def start_analysis(deps: SMARTDependencies, viewer: Viewer, reference: StudyRefe
             lent,
             key=job_key(reference, deps.models),
             request_id=request_id.get(),
+            priority=Priority.ASAP,
+            intake=deps.intake,
             clock=deps.clock,
         )
         if is_new:

@@ -17,10 +17,12 @@ from rayhook.auth.tokens import JWKSCache
 from rayhook.fhir.transport import Transport
 from rayhook.inference.decode import Decoder
 from rayhook.inference.held_out import HeldOut
+from rayhook.inference.intake import Intake
 from rayhook.inference.queue import AnalysisQueue
 from rayhook.inference.registry import Manifest
 from rayhook.inference.sign_off_queue import SignOffQueue
 from rayhook.inference.study import ModelIdentity
+from rayhook.smart_app.sign_in_limit import SignInLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class SMARTDependencies:
 
     reading: sessions that do not wait for writers; `sessions` where there are none.
     organization: who operates the service, for the audit.
+    intake: which analyses may wait, and for which workers.
     models: those that run, in their order.  decoder: the viewer's own, so that nobody waits for a picture behind an analysis.
     held_out: evaluations by the SHA-256 of the weights that they are of.
     sign_off: brings signed reports to their EHR.
@@ -64,6 +67,7 @@ class SMARTDependencies:
     public_base_url: str
     sign_off: SignOffQueue
     organization: str = ""
+    intake: Intake = field(default_factory=Intake)
     reading: Sessions | None = None
     held_out: Mapping[str, HeldOut] = field(default_factory=dict)
     report_changed: Callable[[str], None] = _ignore
@@ -72,6 +76,7 @@ class SMARTDependencies:
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
     version: str = ""
     settings: tuple[SettingView, ...] = ()
+    sign_in_limit: SignInLimit = field(default_factory=SignInLimit)
     clock: Callable[[], float] = time.time
 
     @property

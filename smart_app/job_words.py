@@ -24,6 +24,12 @@ _AGAIN = translatable(
     "It is tried again when the patient's chart is opened again, or now in the list of studies."
 )
 _WORDS = {
+    JobState.CANCELLED: JobWords(
+        translatable("Cancelled"),
+        "failed",
+        translatable("Not analysed: the analysis was cancelled"),
+        (_NOT_NEGATIVE,),
+    ),
     JobState.QUEUED: JobWords(
         translatable("Waiting"),
         "waiting",
@@ -45,7 +51,7 @@ _WORDS = {
     JobState.DEAD: JobWords(
         translatable("Failed"),
         "failed",
-        translatable("Not analysed: the analysis failed several times"),
+        translatable("Not analysed: the images end the process that analyses them"),
         (_NOT_NEGATIVE,),
     ),
     JobState.REFUSED: JobWords(

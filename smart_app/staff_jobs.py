@@ -27,6 +27,7 @@ _STATES: Final = {
     JobState.FAILED: translatable("Failed"),
     JobState.DEAD: translatable("Given up"),
     JobState.REFUSED: translatable("Refused"),
+    JobState.CANCELLED: translatable("Cancelled"),
 }
 
 
