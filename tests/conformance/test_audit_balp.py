@@ -11,8 +11,6 @@ from rayhook.audit.balp_forms import FORMS
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.review import AuditRecord
 
-pytestmark = pytest.mark.xdist_group("fhir_judges")
-
 OBSERVER = Observer("Test site", "https://rayhook.example", "1.2.3", {"north": "https://north.example/fhir"})
 PROFILES = "https://profiles.ihe.net/ITI/BALP/StructureDefinition/IHE.BasicAudit."
 # What pyrofile says of the guide's own examples too, so that it is no fault of ours.

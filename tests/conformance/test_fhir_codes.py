@@ -11,8 +11,6 @@ from rayhook.fhir.codes import Coding
 from rayhook.inference import report_observation
 from rayhook.inference.registry import load_models
 
-pytestmark = pytest.mark.xdist_group("fhir_judges")
-
 # Neither R4 nor PS3.16 tells their display, or PS3.16 has its own shorter word.
 NOT_IN_THE_SNAPSHOTS = {
     "126952004",

@@ -2,15 +2,11 @@
 
 import json
 
-import pytest
-
 from rayhook.fhir.r4 import encode_json
 from rayhook.inference.dicom_links import build_links
 from rayhook.inference.dicom_table import ObjectNames
 from rayhook.inference.dicom_uid import ObjectKind
 from tests.unit.inference.samples import STUDY_UID, analysed, reference
-
-pytestmark = pytest.mark.xdist_group("fhir_judges")
 
 NAMES = ObjectNames(
     "1.2.840.10008.5.1.4.1.1.88.34", "2.25.11", "2.25.12", STUDY_UID, "https://pacs.example/dicom-web"

@@ -11,8 +11,6 @@ from rayhook.inference.report import build_resources, transaction
 from rayhook.inference.study import AnalysisStatus, Finding, Mark, ModelIdentity
 from tests.unit.inference.samples import analysed, nothing_to_rate, reference, unanswered
 
-pytestmark = pytest.mark.xdist_group("fhir_judges")  # pyrofile takes five seconds to load, once
-
 MODELS = {p.manifest.id: p.manifest for p in load_models() if p.manifest.role is Role.CLASSIFIER}
 PROFILED = {"Device": "AI-Device", "Provenance": "AI-Provenance"}
 

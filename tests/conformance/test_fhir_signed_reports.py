@@ -23,8 +23,6 @@ from rayhook.inference.review_text import ReviewedResult
 from rayhook.inference.signature import Act, SignAct
 from tests.unit.inference.samples import analysed, manifest, nothing_to_rate, reference
 
-pytestmark = pytest.mark.xdist_group("fhir_judges")
-
 CODE = "126952004"
 ANNA = Person(fhir_user="Practitioner/anna", name="Anna Ito")
 DRAFTS = {

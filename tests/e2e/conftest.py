@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from rayhook.deploy.demo.catalogue import Catalogue, build_catalogue
 from rayhook.deploy.demo.run import DemoAddresses, DemoPeers, demo_peers, rayhook_process, wait_until_ready
 from tests.conftest import absent
 
 CHROMIUM = os.environ.get("CHROMIUM", shutil.which("chromium") or "")
+WAIT_MS = 60_000  # what comes at once on a quiet machine takes seconds on a busy one
+expect.set_options(timeout=WAIT_MS)
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -81,5 +83,6 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
+    page.set_default_timeout(WAIT_MS)
     yield page
     context.close()

@@ -12,14 +12,13 @@ from playwright.sync_api import Browser, Page, expect
 
 from rayhook.auth.one_time_codes import STEP_S, current_code
 from rayhook.deploy.demo.staff import FILE, DemoAccount, demo_staff, read_demo_staff
-from tests.e2e.conftest import Demo
-from tests.e2e.tour import WAIT_MS, analyse, launch, overflow, show, violations, watched
+from tests.e2e.conftest import WAIT_MS, Demo
+from tests.e2e.tour import analyse, launch, overflow, show, violations, watched
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.browser
 
 PATIENT = "phantom-lesion"
 EHR = "demo-ehr"
-expect.set_options(timeout=WAIT_MS)
 
 
 @pytest.fixture(scope="module")

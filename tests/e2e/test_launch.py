@@ -10,7 +10,6 @@ from tests.integration.test_oidc_provider import Peer, running_peer
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.oidc_provider,
-    pytest.mark.xdist_group("browser_launch"),
 ]
 
 

@@ -12,9 +12,9 @@ from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import Demo
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.browser
 
-ANALYSIS_MS = 60_000
+ANALYSIS_MS = 120_000
 
 
 def open_patient(page: Page, demo: Demo, patient_id: str) -> None:
@@ -64,14 +64,14 @@ def test_an_experimental_model_never_raises_more_than_info(page, demo, tumour):
 def test_the_link_shows_the_result_page(page, demo, tumour):
     open_result(page, demo, tumour)
     app = page.frame_locator("iframe")
-    expect(app.locator("#verdict-title")).to_be_visible(timeout=10_000)
+    expect(app.locator("#verdict-title")).to_be_visible()
 
 
 def test_the_result_page_shows_the_images(page, demo, tumour):
     open_result(page, demo, tumour)
     app = page.frame_locator("iframe")
-    app.locator('rayhook-viewer[data-state="shown"]').wait_for(timeout=20_000)
-    canvas = app.locator("canvas.cornerstone-canvas")
+    app.locator('rayhook-viewer[data-state="shown"]').wait_for()
+    canvas = app.locator('.rv-pane[data-drawn="yes"] canvas.cornerstone-canvas')
     assert (
         canvas.evaluate(
             "canvas => new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size"
@@ -98,14 +98,14 @@ def test_pages_raise_no_console_error(page, demo, tumour):
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     open_result(page, demo, tumour)
-    expect(page.frame_locator("iframe").locator("#verdict-title")).to_be_visible(timeout=10_000)
+    expect(page.frame_locator("iframe").locator("#verdict-title")).to_be_visible()
     assert errors == []
 
 
 def test_signing_an_order_shows_a_card(page, demo, tumour):
     open_patient(page, demo, tumour)
     page.get_by_role("button", name="Sign imaging order").click()
-    expect(page.locator("#order-cards .card").first).to_be_visible(timeout=10_000)
+    expect(page.locator("#order-cards .card").first).to_be_visible()
 
 
 def test_the_audit_is_intact(demo, tumour, page):
@@ -116,7 +116,7 @@ def test_the_audit_is_intact(demo, tumour, page):
 
 def test_the_audit_tells_of_the_main_job(demo, tumour, page):
     open_result(page, demo, tumour)
-    expect(page.frame_locator("iframe").locator("#verdict-title")).to_be_visible(timeout=10_000)
+    expect(page.frame_locator("iframe").locator("#verdict-title")).to_be_visible()
     with sqlite3.connect(demo.data_dir / "rayhook.sqlite3") as database:
         kinds = {kind for (kind,) in database.execute("SELECT DISTINCT kind FROM audit_event")}
     assert kinds >= {

@@ -11,12 +11,10 @@ from rayhook.deploy.demo.staff import FILE, DemoAccount, demo_staff, read_demo_s
 from rayhook.inference import jobs
 from tests.e2e.conftest import Demo
 from tests.e2e.test_compliance import looked_at, sign_in
-from tests.e2e.tour import WAIT_MS, show, watched
+from tests.e2e.tour import show, watched
 from tests.unit.inference.samples import reference
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("demo")]
-
-expect.set_options(timeout=WAIT_MS)
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,6 @@ from rayhook.inference.results import DeliveryState
 from .hospital import READ, WRITE, open_hospital
 from .pipeline_parts import as_backend, pipeline_over
 
-pytestmark = pytest.mark.xdist_group("late_delivery")
-
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -23,7 +23,7 @@ from rayhook.smart_app.dependencies import SMARTDependencies
 from tests.peers.npm import installed
 from tests.unit.smart_app.conftest import Clock, _free_port, app_of, smart_service
 
-pytestmark = [pytest.mark.oidc_provider, pytest.mark.xdist_group("oidc_provider")]
+pytestmark = pytest.mark.oidc_provider
 
 SCOPES = [
     "openid",

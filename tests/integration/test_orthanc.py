@@ -16,7 +16,7 @@ from tests.doubles.dicom_files import SERIES, STUDY, SYNTAX_NAMES, SYNTAXES, dat
 from tests.integration.conftest import Orthanc
 from tests.unit.inference.samples import reference
 
-pytestmark = [pytest.mark.orthanc, pytest.mark.xdist_group("orthanc")]
+pytestmark = pytest.mark.orthanc
 
 
 @pytest.fixture

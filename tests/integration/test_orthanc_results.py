@@ -18,7 +18,7 @@ from tests.integration.conftest import Orthanc
 from tests.unit.inference.dicom_objects import analysed, objects_of, radiograph, rated_points
 from tests.unit.inference.samples import STUDY_UID, reference
 
-pytestmark = [pytest.mark.orthanc, pytest.mark.xdist_group("orthanc")]
+pytestmark = pytest.mark.orthanc
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,6 @@ from rayhook.inference.results import DeliveryState
 from .hospital import READ, WRITE, catalogue_in, open_hospital
 from .pipeline_parts import as_backend, pipeline_over
 
-pytestmark = pytest.mark.xdist_group("pipeline_backend")
-
 
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory):

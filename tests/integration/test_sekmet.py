@@ -16,7 +16,9 @@ import httpx
 import pytest
 
 from rayhook.auth.backend import BackendTokens
-from rayhook.auth.keys import Keyring, rotate_client_keys
+from rayhook.auth.key_rotation import rotate_client_keys
+from rayhook.auth.keyring_file import KeyringFile
+from rayhook.auth.keys import Keyring
 from rayhook.auth.registry import EHR, BackendClient, CDSClient
 from rayhook.auth.scopes import ScopeSet
 from rayhook.auth.smart import public_jwks
@@ -31,7 +33,7 @@ from tests.conftest import absent
 from tests.unit.inference import samples
 from tests.unit.smart_app.conftest import _free_port
 
-pytestmark = [pytest.mark.sekmet, pytest.mark.xdist_group("sekmet")]
+pytestmark = pytest.mark.sekmet
 
 OPERATOR = "operator-of-the-test"
 READS = ("system/Patient.r", "system/Endpoint.rs")
@@ -259,7 +261,7 @@ def test_rs384_is_understood_too(server: Server) -> None:
 def test_after_a_rotation_the_published_next_key_signs(server: Server, ehr: EHR) -> None:
     """The server still has the set from before: it holds the key that signs now."""
     before = server.keyring.assertion_key("ES384").kid
-    rotate_client_keys(server.folder / "keyring.json")
+    rotate_client_keys(KeyringFile(server.folder / "keyring.json"))
     assert server.keyring.assertion_key("ES384").kid != before
     assert server.tokens().token(ehr).access_token
 

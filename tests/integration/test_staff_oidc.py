@@ -21,7 +21,7 @@ from rayhook.deploy.demo.run import serving
 from rayhook.deploy.role_tables import bare_app
 from tests.peers.npm import installed
 
-pytestmark = [pytest.mark.oidc_provider, pytest.mark.xdist_group("oidc_provider")]
+pytestmark = pytest.mark.oidc_provider
 
 REGISTRY = """
 [[staff_oidc]]

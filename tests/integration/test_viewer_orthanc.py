@@ -17,7 +17,7 @@ from tests.doubles.dicom_files import STUDY, SYNTAX_NAMES, SYNTAXES, dataset, en
 from tests.integration.conftest import Orthanc
 from tests.unit.inference.samples import reference
 
-pytestmark = [pytest.mark.orthanc, pytest.mark.xdist_group("orthanc")]
+pytestmark = pytest.mark.orthanc
 
 COUNT = 5
 

@@ -6,11 +6,17 @@ const reports = document.getElementById("reports");
 const order = document.getElementById("order");
 const orderCards = document.getElementById("order-cards");
 
+const shown = new Map();
+
 async function fill(target, request) {
   try {
     const response = await fetch(request);
-    target.innerHTML = await response.text();
+    const text = await response.text();
+    if (text === shown.get(target)) return; // nothing new to read aloud
+    shown.set(target, text);
+    target.innerHTML = text;
   } catch {
+    shown.delete(target);
     target.textContent = "The EHR did not answer. Reload the page.";
   }
 }
@@ -26,7 +32,6 @@ async function follow(target, ask) {
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     await fill(target, ask());
   }
-  await fill(reports, reports.dataset.source);
 }
 
 function askPatientView() {
@@ -37,10 +42,20 @@ document.getElementById("ask-again").addEventListener("click", askPatientView);
 
 order.addEventListener("submit", (event) => {
   event.preventDefault();
+  shown.delete(orderCards);
   orderCards.textContent = "Asking Rayhook before signing…";
   const body = new URLSearchParams(new FormData(order));
   follow(orderCards, () => new Request(order.action, { method: "POST", body }));
 });
 
-fill(reports, reports.dataset.source);
+/** A report is written back after its card is there. */
+async function followReports() {
+  const end = Date.now() + POLL_LIMIT_MS;
+  while (Date.now() < end) {
+    await fill(reports, reports.dataset.source);
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
+}
+
+followReports();
 askPatientView();

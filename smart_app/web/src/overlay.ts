@@ -29,15 +29,16 @@ export function drawOverlay(
   layer: Layer,
   shown: Shown,
   percent: (probability: number | null) => string,
-): void {
+): { heat: boolean } {
   const context = canvas.getContext("2d");
-  if (context === null) return;
+  if (context === null) return { heat: false };
   const ratio = window.devicePixelRatio || 1;
   const { clientWidth, clientHeight } = canvas;
   canvas.width = Math.round(clientWidth * ratio);
   canvas.height = Math.round(clientHeight * ratio);
   const at = (column: number, row: number): Types.Point2 => viewport.worldToCanvas(toWorld(frame, column, row));
-  if (shown.heat && layer.key !== null && layer.picture !== null && layer.key.image === frame.image) {
+  const heat = shown.heat && layer.key?.image === frame.image && layer.picture !== null;
+  if (heat && layer.key !== null && layer.picture !== null) {
     drawHeat(context, at, layer.key, layer.picture, shown.opacity, ratio);
   }
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -45,6 +46,7 @@ export function drawOverlay(
     for (const mark of layer.marks) if (mark.image === frame.image) drawMark(context, at, frame, mark, percent);
   }
   if (shown.cross !== null) drawCross(context, at, shown.cross);
+  return { heat };
 }
 
 function drawHeat(

@@ -150,7 +150,8 @@ export class Pane {
     this.wanted = target;
     const timers = this.announceWait(target);
     try {
-      await stack.image(target);
+      // A picture overtaken by a later one is never told as displayed: the timers end with the fetch.
+      await stack.image(target).finally(() => timers.forEach(clearTimeout));
       if (this.wanted !== target || this.stack !== stack) return;
       await this.display(target);
       this.say("");
@@ -159,8 +160,6 @@ export class Pane {
     } catch (error) {
       if (this.wanted !== target || this.stack !== stack) return;
       this.fail(error, () => void this.show(target));
-    } finally {
-      timers.forEach(clearTimeout);
     }
   }
 
@@ -172,7 +171,7 @@ export class Pane {
       await this.viewport.setStack(stack.ids, index);
       this.isShown = true;
     }
-    this.viewport.render();
+    this.render();
     this.slider.value = String(index + 1);
     this.write();
   }
@@ -227,15 +226,31 @@ export class Pane {
 
   private progress = "";
 
+  /** Have the viewport drawn with the next frame of the screen; until then `data-drawn` says no. */
+  render(): void {
+    this.element.dataset["drawn"] = "no";
+    this.viewport.render();
+  }
+
+  /** Whether the viewport has the image that is wanted: it is also rendered empty, and with the image before. */
+  private get hasImage(): boolean {
+    const image = this.isShown ? (this.viewport.getCornerstoneImage() as { imageId: string } | undefined) : undefined;
+    return image !== undefined && image.imageId === this.imageId;
+  }
+
   private rendered(): void {
+    if (!this.hasImage) return;
     this.redraw();
     this.write();
+    this.element.dataset["index"] = String(this.index);
+    this.element.dataset["drawn"] = "yes";
     this.onRendered();
   }
 
   redraw(): void {
-    if (this.frame === null || !this.isShown) return;
-    drawOverlay(this.canvas, this.viewport, this.frame, this.layer, this.shown, this.percent);
+    if (this.frame === null || !this.hasImage) return;
+    const { heat } = drawOverlay(this.canvas, this.viewport, this.frame, this.layer, this.shown, this.percent);
+    this.element.dataset["heat"] = heat ? "shown" : "none";
   }
 
   get window(): { center: number; width: number } | null {
@@ -246,7 +261,7 @@ export class Pane {
   setWindow(center: number, width: number): void {
     if (!this.isShown) return;
     this.viewport.setProperties({ voiRange: windowRange(center, width, this.frame?.voi_function === "LINEAR_EXACT") });
-    this.viewport.render();
+    this.render();
   }
 
   get zoom(): number {
@@ -294,7 +309,6 @@ export class Pane {
       corners[side].textContent = letters.split("").map((letter) => texts(`direction_${letter}`)).join("");
     }
     this.slider.setAttribute("aria-valuetext", this.valueText(where));
-    this.element.dataset["index"] = String(this.index);
     this.element.dataset["rendering"] = usesCPU() ? "cpu" : "gpu";
   }
 

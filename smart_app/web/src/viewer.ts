@@ -233,27 +233,27 @@ export class Viewer {
   invert(): void {
     const { viewport } = this.active;
     viewport.setProperties({ invert: !viewport.getProperties().invert });
-    viewport.render();
+    this.active.render();
     this.showView();
   }
 
   fit(): void {
     this.active.viewport.resetCamera({ resetPan: true, resetZoom: true, resetToCenter: true });
-    this.active.viewport.render();
+    this.active.render();
   }
 
   flip(vertical = false): void {
     const { viewport } = this.active;
     const { flipHorizontal = false, flipVertical = false } = viewport.getCamera();
     viewport.setCamera(vertical ? { flipVertical: !flipVertical } : { flipHorizontal: !flipHorizontal });
-    viewport.render();
+    this.active.render();
     this.showView();
   }
 
   rotate(): void {
     const { viewport } = this.active;
     viewport.setViewPresentation({ ...viewport.getViewPresentation(), rotation: ((this.rotation += 90) % 360) });
-    viewport.render();
+    this.active.render();
     this.showView();
   }
 
@@ -266,7 +266,7 @@ export class Viewer {
     viewport.resetCamera();
     viewport.setViewPresentation({ ...viewport.getViewPresentation(), rotation: 0 });
     viewport.setCamera({ flipHorizontal: false, flipVertical: false });
-    viewport.render();
+    this.active.render();
     this.presetSelect.selectedIndex = this.presets.length > 0 ? 1 : 0;
     this.showView();
   }
@@ -282,7 +282,7 @@ export class Viewer {
   zoom(by: number): void {
     const { viewport } = this.active;
     viewport.setZoom(Math.min(40, Math.max(0.1, viewport.getZoom() * by)));
-    viewport.render();
+    this.active.render();
     this.active.write();
   }
 
@@ -290,7 +290,7 @@ export class Viewer {
     const { viewport } = this.active;
     const [atX, atY] = viewport.getPan();
     viewport.setPan([atX + x, atY + y]);
-    viewport.render();
+    this.active.render();
   }
 
   window(center: number, width: number): void {
@@ -496,7 +496,7 @@ export class Viewer {
   }
 
   private rendered(pane: Pane): void {
-    if (pane !== this.main || this.firstShown || pane.frame === null) return;
+    if (pane !== this.main || this.firstShown) return;
     this.firstShown = true;
     requestAnimationFrame(() => {
       performance.mark("rayhook-first-image");
