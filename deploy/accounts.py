@@ -22,6 +22,6 @@ def opened_accounts(data_dir: Path | None, *, make: bool = False) -> Iterator[Ac
     if make:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         open_keyring(settings)
-        ensure_schema(settings.resolved_database_url)
+        ensure_schema(settings.resolved_database_url, settings.connection_settings)
     with Installation.opened(settings) as installation:
         yield AccountActs(installation.database.sessions, installation.keyring, installation.audit, time.time)

@@ -151,9 +151,9 @@ def build_service(
     thresholds = load_thresholds(settings.audit_watch)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     keyring = open_keyring(settings)
-    ensure_schema(settings.resolved_database_url)
+    ensure_schema(settings.resolved_database_url, settings.connection_settings)
     with ExitStack() as stack:
-        database = create_database(settings.resolved_database_url, settings.connection_limits)
+        database = create_database(settings.resolved_database_url, settings.connection_settings)
         stack.callback(database.close)
         transport = Transport(
             ca_bundle=settings.ca_bundle,

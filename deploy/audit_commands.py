@@ -220,10 +220,10 @@ def purge(
 
 @app.command("rotate-key")
 def rotate_key(data_dir: DataDir = None) -> None:
-    """Let a new key sign checkpoints; the old one vouches for it. Start the service again afterwards."""
+    """Let a new key sign checkpoints; the old one vouches for it. A running service takes it up."""
     with _desk(data_dir) as desk:
-        desk.rotate_key(_settings(data_dir).keyring_path)
-    out.print("the new key signs from the service's next start on; the old public key still verifies the log")
+        desk.rotate_key()
+    out.print("the new key signs from now on; the old public key still verifies the log")
 
 
 @hold.command("add")

@@ -166,7 +166,7 @@ def verify_elsewhere(
         raise InvalidRequest("there is no database to verify", code="no_installation")
     held = [checkpoint for path in checkpoints for checkpoint in read_checkpoints(path)]
     database = create_database(
-        settings.resolved_database_url, settings.connection_limits, application="rayhook command"
+        settings.resolved_database_url, settings.connection_settings, application="rayhook command"
     )
     try:
         with database.reading() as session:

@@ -48,7 +48,7 @@ def rotate_client(
     """
     from rayhook.audit.events import AuditKind
     from rayhook.audit.record import AuditEntry
-    from rayhook.auth.keys import rotate_client_keys
+    from rayhook.auth.key_rotation import rotate_client_keys
     from rayhook.deploy.maintenance import Installation
     from rayhook.deploy.settings import StorageSettings
 
@@ -61,7 +61,7 @@ def rotate_client(
             AuditKind.AUTH_CLIENT_KEYS_ROTATED, agent="rayhook command line", detail={"kid": following}
         )
         installation.audit.record(session, entry)
-        statuses = rotate_client_keys(settings.keyring_path, grace_s=grace_hours * _HOUR_S)
+        statuses = rotate_client_keys(installation.keyring_file, grace_s=grace_hours * _HOUR_S)
         session.commit()
     _print(statuses)
 

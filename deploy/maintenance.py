@@ -37,7 +37,7 @@ class Installation:
         source = keyring_file(settings)
         keyring = Keyring.load_or_create(source.path, source.wrap)
         database = create_database(
-            settings.resolved_database_url, settings.connection_limits, application="rayhook command"
+            settings.resolved_database_url, settings.connection_settings, application="rayhook command"
         )
         try:
             audit = AuditLog(keyring, anchor=settings.anchor_path)

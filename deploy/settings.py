@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rayhook.audit.events import AuditKind
 from rayhook.audit.retention import RetentionPolicy
-from rayhook.deploy.postgresql import USUAL, ConnectionLimits
+from rayhook.deploy.postgresql import USUAL, ConnectionSettings
 from rayhook.fhir.errors import InvalidRequest
 
 PREFIX = "RAYHOOK_"
@@ -73,6 +73,10 @@ class StorageSettings(BaseSettings):
         None,
         validation_alias="DATABASE_URL",
         description="SQLAlchemy URL; SQLite in `data_dir` where it is not set.",
+    )
+    database_password_file: Path | None = Field(
+        None,
+        description="File that holds the password to PostgreSQL where the URL has none; read at every connect.",
     )
     database_pool_size: Annotated[int, Field(ge=1, le=1000)] = Field(
         USUAL.pool_size, description="Connections to PostgreSQL that each process keeps open."
@@ -142,8 +146,8 @@ class StorageSettings(BaseSettings):
         return self.database_url or f"sqlite:///{(self.data_dir / 'rayhook.sqlite3').resolve()}"
 
     @property
-    def connection_limits(self) -> ConnectionLimits:
-        return ConnectionLimits(
+    def connection_settings(self) -> ConnectionSettings:
+        return ConnectionSettings(
             pool_size=self.database_pool_size,
             pool_overflow=self.database_pool_overflow,
             pool_timeout_s=self.database_pool_timeout_s,
@@ -151,6 +155,7 @@ class StorageSettings(BaseSettings):
             statement_timeout_s=self.database_statement_timeout_s,
             lock_timeout_s=self.database_lock_timeout_s,
             idle_in_transaction_timeout_s=self.database_idle_in_transaction_timeout_s,
+            password_file=self.database_password_file,
         )
 
     @property

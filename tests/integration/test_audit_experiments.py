@@ -13,7 +13,9 @@ from sqlalchemy.exc import ProgrammingError
 from rayhook.audit.record import AuditLog
 from rayhook.audit.retention import HoldSubject, Retention, RetentionPolicy
 from rayhook.audit.review import recent
-from rayhook.auth.keys import Keyring, rotate_audit_key
+from rayhook.auth.key_rotation import rotate_audit_key
+from rayhook.auth.keyring_file import KeyringFile
+from rayhook.auth.keys import Keyring
 from rayhook.deploy.database import create_database, migrate
 from rayhook.deploy.s3 import anchor_at
 from tests.doubles.object_store import make_bucket, object_store
@@ -128,14 +130,10 @@ def rotated(bench):
             bench.audit().hand_over(session, key, agent="officer")
             session.commit()
 
-    path = shutil.copy(next(iter_keyring(bench)), bench.folder / "rotated.json")
+    path = shutil.copy(bench.keyring._source.path, bench.folder / "rotated.json")
     path.chmod(0o600)
-    rotate_audit_key(path, hand_over)
+    rotate_audit_key(KeyringFile(path), hand_over)
     return Keyring.load_or_create(path)
-
-
-def iter_keyring(bench):
-    yield bench.keyring._path
 
 
 def test_key_rotation_raises_no_alarm(bench):

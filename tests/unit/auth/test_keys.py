@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from rayhook.auth.keys import Keyring, rotate_client_keys
+from rayhook.auth.encryption import new_encryption_keyset
+from rayhook.auth.key_rotation import rotate_client_keys
+from rayhook.auth.keyring_file import KeyringFile
+from rayhook.auth.keys import Keyring
 from rayhook.fhir.errors import RayhookError, ServiceUnavailable
 
 PLACE = {"table": "analysis_result", "column": "report", "row": "7"}
 START = """
 import sys
 from pathlib import Path
-from rayhook.auth.keys import Keyring, rotate_client_keys
+from rayhook.auth.keys import Keyring
 sys.stdin.readline()
 print(Keyring.load_or_create(Path(sys.argv[1])).blind_index("a", purpose="b"))
 """
@@ -134,7 +137,7 @@ def test_a_rotated_keyset_still_opens_what_the_old_key_sealed(path: Path) -> Non
     keyring = Keyring.load_or_create(path)
     sealed = keyring.seal(b"value", **PLACE)
     content = json.loads(path.read_text())
-    newer = json.loads(Keyring.load_or_create(path.with_name("other.json"))._file.encryption)
+    newer = json.loads(new_encryption_keyset())
     keyset = json.loads(content["encryption"])
     keyset["key"] += newer["key"]
     keyset["primaryKeyId"] = newer["primaryKeyId"]
@@ -168,7 +171,7 @@ def test_the_current_key_signs(keyring: Keyring) -> None:
 
 def test_rotation_lets_the_next_key_sign(path: Path) -> None:
     before = published(Keyring.load_or_create(path))
-    rotate_client_keys(path)
+    rotate_client_keys(KeyringFile(path))
     keyring = Keyring.load_or_create(path)
     assert keyring.assertion_key("ES384").kid == before[1]
     assert keyring.assertion_key("RS384").kid == before[3]
@@ -176,7 +179,7 @@ def test_rotation_lets_the_next_key_sign(path: Path) -> None:
 
 def test_rotation_keeps_the_old_keys_published_for_the_grace_time(path: Path) -> None:
     old = published(Keyring.load_or_create(path))[0]
-    rotate_client_keys(path, grace_s=60, clock=lambda: 1000.0)
+    rotate_client_keys(KeyringFile(path), grace_s=60, clock=lambda: 1000.0)
     keyring = Keyring.load_or_create(path)
     assert old in published(keyring, 1059.0)
     assert old not in published(keyring, 1060.0)
@@ -184,21 +187,21 @@ def test_rotation_keeps_the_old_keys_published_for_the_grace_time(path: Path) ->
 
 def test_a_second_rotation_drops_what_was_retired_too_long(path: Path) -> None:
     Keyring.load_or_create(path)
-    rotate_client_keys(path, grace_s=60, clock=lambda: 1000.0)
-    statuses = rotate_client_keys(path, grace_s=60, clock=lambda: 2000.0)
+    rotate_client_keys(KeyringFile(path), grace_s=60, clock=lambda: 1000.0)
+    statuses = rotate_client_keys(KeyringFile(path), grace_s=60, clock=lambda: 2000.0)
     assert [status.state for status in statuses] == ["retired", "current", "next"] * 2
 
 
 def test_rotation_leaves_the_other_keys_alone(path: Path) -> None:
     keyring = Keyring.load_or_create(path)
     sealed = keyring.seal(b"value", **PLACE)
-    rotate_client_keys(path)
+    rotate_client_keys(KeyringFile(path))
     assert Keyring.load_or_create(path).open(sealed, **PLACE) == b"value"
 
 
 def test_the_rotated_file_is_the_owners_alone(path: Path) -> None:
     Keyring.load_or_create(path)
-    rotate_client_keys(path)
+    rotate_client_keys(KeyringFile(path))
     assert path.stat().st_mode & 0o777 == 0o600
     assert [found.name for found in path.parent.iterdir()] == ["keyring.json"]
 
@@ -206,7 +209,7 @@ def test_the_rotated_file_is_the_owners_alone(path: Path) -> None:
 def test_a_running_service_takes_up_rotated_keys(path: Path) -> None:
     keyring = Keyring.load_or_create(path)
     following = published(keyring)[1]
-    rotate_client_keys(path)
+    rotate_client_keys(KeyringFile(path))
     assert keyring.assertion_key("ES384").kid == following
 
 
@@ -233,7 +236,7 @@ def test_a_keyring_of_version_1_that_cannot_be_written_still_serves(path: Path, 
     def read_only(*_: object) -> None:
         raise OSError("read-only file system")
 
-    monkeypatch.setattr("rayhook.auth.keys._replace", read_only)
+    monkeypatch.setattr(KeyringFile, "replace", read_only)
     after = Keyring.load_or_create(path)
     assert published(after) == [before.assertion_key("ES384").kid, before.assertion_key("RS384").kid]
     assert json.loads(path.read_text()) == content
@@ -242,7 +245,7 @@ def test_a_keyring_of_version_1_that_cannot_be_written_still_serves(path: Path, 
 def test_rotations_at_once_lose_no_key(path: Path) -> None:
     Keyring.load_or_create(path)
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda _: rotate_client_keys(path), range(3)))
+        list(pool.map(lambda _: rotate_client_keys(KeyringFile(path)), range(3)))
     assert len(set(published(Keyring.load_or_create(path), now=0.0))) == 10
 
 
