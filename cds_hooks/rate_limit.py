@@ -5,34 +5,38 @@ Spec: RFC 6585, section 4 (429); RFC 9110, 10.2.3 (Retry-After)
 
 import math
 import time
+from collections.abc import Callable
 from threading import Lock
 from typing import Final
 
 from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from rayhook.auth.principal import CDSClientPrincipal
+from rayhook.auth.rate import Rate
 from rayhook.fhir.errors import RateLimited
 
 _NAMESPACE: Final = "cds"
-_MINUTE_S: Final = 60.0
 _LOTS: Final = 200
+_LOT_LIFE_S: Final = 60.0
+_TELLINGS: Final = RateLimitItemPerMinute(1, namespace="cds-told")
 
-_Who = tuple[str, str]
+
+def _own_rate() -> Rate:
+    return Rate(SlidingWindowCounterRateLimiter)
 
 
 class RateLimit:
-    """Counts by client and tenant, in this process; safe to share between threads.
+    """Counts by client and tenant; safe to share between threads.
 
     What a client may do in a minute stands in its registration. Calls are taken from the counter in lots of half a
-    percent of that, as the counter costs a thread each time it is asked.
+    percent of that, as each question to the counter costs a thread or a network its time.
     """
 
-    def __init__(self) -> None:
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._in_hand: dict[_Who, int] = {}
-        self._told: dict[_Who, float] = {}
+    def __init__(self, rate: Rate | None = None, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._rate = rate or _own_rate()
+        self._monotonic = monotonic
+        self._in_hand: dict[str, tuple[int, float]] = {}
         self._lock = Lock()
 
     def admit(self, principal: CDSClientPrincipal) -> None:
@@ -41,27 +45,33 @@ class RateLimit:
         The first refusal of a minute is for the audit, the others are not: they would be a flood of their own.
         """
         item = RateLimitItemPerMinute(principal.ehr.cds_client.calls_per_minute, namespace=_NAMESPACE)
-        who = (principal.issuer, _registered_tenant(principal))
-        with self._lock:
-            if self._takes_one(item, who):
-                return
-            wait_s = self._limiter.get_window_stats(item, *who).reset_time - time.time()
-            is_first = self._told.get(who, 0.0) <= time.time()
-            if is_first:
-                self._told[who] = time.time() + _MINUTE_S
+        who = f"{principal.issuer}\n{_registered_tenant(principal)}"
+        if self._takes_one(who) or self._takes_lot(item, who):
+            return
         raise RateLimited(
             f"more than {item.amount} calls in a minute",
-            retry_after_s=max(1, math.ceil(wait_s)),
-            is_first=is_first,
+            retry_after_s=max(1, math.ceil(self._rate.wait_s(item, who))),
+            is_first=self._rate.hit(_TELLINGS, who),
         )
 
-    def _takes_one(self, item: RateLimitItemPerMinute, who: _Who) -> bool:
-        in_hand = self._in_hand.get(who, 0)
-        if not in_hand:
-            lot = max(1, item.amount // _LOTS)
-            in_hand = lot if self._limiter.hit(item, *who, cost=lot) else 0
-        self._in_hand[who] = max(0, in_hand - 1)
-        return in_hand > 0
+    def _takes_one(self, who: str) -> bool:
+        """A lot that lies about for a minute is of another minute's count."""
+        with self._lock:
+            left, ends_at = self._in_hand.get(who, (0, 0.0))
+            if not left or ends_at <= self._monotonic():
+                return False
+            self._in_hand[who] = (left - 1, ends_at)
+            return True
+
+    def _takes_lot(self, item: RateLimitItemPerMinute, who: str) -> bool:
+        lot = max(1, item.amount // _LOTS)
+        for asked in dict.fromkeys((lot, 1)):
+            if self._rate.hit(item, who, cost=asked):
+                with self._lock:
+                    left, _ = self._in_hand.get(who, (0, 0.0))
+                    self._in_hand[who] = (left + asked - 1, self._monotonic() + _LOT_LIFE_S)
+                return True
+        return False
 
 
 def _registered_tenant(principal: CDSClientPrincipal) -> str:

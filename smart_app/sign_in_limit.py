@@ -5,13 +5,11 @@ Spec: NIST SP 800-63B-4 section 3.2.2; OWASP ASVS 5.0.0 V6.3.1; RFC 6585 section
 
 import ipaddress
 import math
-import time
 from typing import Final
 
 from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
 
+from rayhook.auth.rate import Rate
 from rayhook.fhir.errors import RateLimited
 from rayhook.fhir.text import translatable
 
@@ -21,10 +19,10 @@ _V6_PREFIX: Final = 64  # what one household or hospital desk gets; single addre
 
 
 class SignInLimit:
-    """Counts in this process; safe to share between threads."""
+    """Safe to share between threads."""
 
-    def __init__(self) -> None:
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+    def __init__(self, rate: Rate | None = None) -> None:
+        self._rate = rate or Rate()
 
     def admit(self, address: str) -> None:
         """Count one try.
@@ -32,12 +30,11 @@ class SignInLimit:
         Raises RateLimited for one too many; only the first of a window is for the audit, the others would flood it.
         """
         network = _network(address)
-        if not self._limiter.hit(_TRIES, network):
-            wait_s = self._limiter.get_window_stats(_TRIES, network).reset_time - time.time()
+        if not self._rate.hit(_TRIES, network):
             raise RateLimited(
                 translatable("too many sign-ins from this address: wait a few minutes"),
-                retry_after_s=max(1, math.ceil(wait_s)),
-                is_first=self._limiter.hit(_TELLINGS, network),
+                retry_after_s=max(1, math.ceil(self._rate.wait_s(_TRIES, network))),
+                is_first=self._rate.hit(_TELLINGS, network),
             )
 
 

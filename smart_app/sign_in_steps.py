@@ -30,7 +30,6 @@ from rayhook.auth.staff_sessions import (
 from rayhook.fhir.errors import InvalidRequest, RateLimited, RayhookError
 from rayhook.fhir.text import translatable
 from rayhook.smart_app.dependencies import SMARTDependencies
-from rayhook.smart_app.sign_in_limit import SignInLimit
 
 # Longer than any of the checks takes: what was wrong must not be told by the time it takes to say so.
 _REFUSED_AFTER_S: Final = 0.7
@@ -47,7 +46,6 @@ class Caller:
 class SignInSteps:
     def __init__(self, deps: SMARTDependencies) -> None:
         self._deps = deps
-        self._limit = SignInLimit()
 
     def sign_in(self, name: str, password: str, code: str, caller: Caller) -> str | None:
         """Return the id of a new session; None for a wrong name, password or code, all after the same time.
@@ -137,7 +135,7 @@ class SignInSteps:
     def admit(self, caller: Caller) -> None:
         """Raise RateLimited for one try too many from the caller's address."""
         try:
-            self._limit.admit(caller.address)
+            self._deps.sign_in_limit.admit(caller.address)
         except RateLimited as error:
             if error.is_first:
                 self.refused(error, caller)
