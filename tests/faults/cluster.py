@@ -1,0 +1,235 @@
+"""A whole installation on loopback, each piece a process of its own: databases, EHR and PACS, the API, and workers."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from rayhook.deploy.demo.ledger import Entry, read_ledger
+from tests.conftest import ROOT
+from tests.faults.line import Line
+from tests.faults.peers import LEDGER, REGISTRY
+from tests.faults.servers import PostgreSQL, Redis, free_port
+
+_READY_S = 90.0
+_STOP_S = 20.0
+
+
+class Process:
+    """One child, which may be killed and started again; its log goes on in one file."""
+
+    def __init__(self, name: str, arguments: list[str], environment: dict[str, str], folder: Path) -> None:
+        self.name = name
+        self._arguments, self._environment = arguments, environment
+        self._log = folder / f"{name}.log"
+        self._child: subprocess.Popen[bytes] | None = None
+        self._left: list[psutil.Process] = []
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._child is not None and self._child.poll() is None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", *self._arguments],
+                env=self._environment,
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+            )
+
+    def kill(self) -> float:
+        """End it with SIGKILL, the one process alone; return when."""
+        assert self._child is not None
+        with suppress(psutil.NoSuchProcess):
+            self._left += psutil.Process(self._child.pid).children(recursive=True)
+        at = time.time()
+        self._child.kill()
+        self._child.wait(timeout=_STOP_S)
+        return at
+
+    def stop(self) -> None:
+        if self._child is not None and self._child.poll() is None:
+            self._child.send_signal(signal.SIGTERM)
+            try:
+                self._child.wait(timeout=_STOP_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        for one in self.orphans():
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+
+    def orphans(self) -> list[psutil.Process]:
+        """Return the children of killed ones that still live."""
+        return [one for one in self._left if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+
+@dataclass
+class Cluster:
+    """The running installation. `events` are the faults that were done, with the time of each."""
+
+    folder: Path
+    postgresql: PostgreSQL
+    redis: Redis
+    peers: Process
+    api: Process
+    workers: list[Process]
+    ehr_line: Line
+    pacs_line: Line
+    service_url: str
+    door: httpx.Client
+    environment: dict[str, str]
+    events: list[tuple[float, str]] = field(default_factory=list)
+
+    def note(self, what: str) -> float:
+        at = time.time()
+        self.events.append((at, what))
+        return at
+
+    def entries(self) -> list[Entry]:
+        path = self.folder / LEDGER
+        return list(read_ledger(path)) if path.exists() else []
+
+    def switch(self, **switches: dict[str, Any]) -> None:
+        self.door.post("/test/faults", json=switches).raise_for_status()
+
+    def view(self, patient: str) -> dict[str, Any]:
+        answer: dict[str, Any] = self.door.post(f"/test/view/{patient}").raise_for_status().json()
+        return answer
+
+    def held(self) -> dict[str, dict[str, int]]:
+        found: dict[str, dict[str, int]] = self.door.get("/test/held").raise_for_status().json()
+        return found
+
+    def await_api(self) -> None:
+        wait_for(self._is_ready, _READY_S, "the API to be ready")
+
+    def _is_ready(self) -> bool:
+        assert self.api.is_running, self.api.log()[-2000:]
+        with suppress(httpx.TransportError):
+            return httpx.get(f"{self.service_url}/health/ready", timeout=2).is_success
+        return False
+
+
+def wait_for(is_so: Callable[[], bool], timeout_s: float, what: str) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s for {what}"
+        time.sleep(0.1)
+
+
+@contextmanager
+def running_cluster(folder: Path, *, studies: int, workers: int = 2, **settings: str) -> Iterator[Cluster]:
+    folder.mkdir(parents=True, exist_ok=True)
+    ports = {name: free_port() for name in ("ehr", "ehr_line", "pacs", "pacs_line", "api", "redis")}
+    urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    with ExitStack() as stack:
+        postgresql = PostgreSQL(folder / "postgresql")
+        stack.callback(postgresql.close)
+        redis = Redis(folder / "redis", ports["redis"])
+        stack.callback(redis.close)
+        lines = [Line(ports[f"{one}_line"], ports[one]) for one in ("ehr", "pacs")]
+        for line in lines:
+            stack.callback(line.close)
+        environment = {
+            **os.environ,
+            "DATABASE_URL": postgresql.url,
+            "RAYHOOK_DATA_DIR": str(folder / "data"),
+            "RAYHOOK_EHR_REGISTRY": str(folder / REGISTRY),
+            "RAYHOOK_ENVIRONMENT": "development",
+            "RAYHOOK_HOOK_WAIT_S": "0.05",
+            "RAYHOOK_MODELS": "mri-flair-tumour",
+            "RAYHOOK_PIPELINE_THREADS": "1",
+            "RAYHOOK_PORT": str(ports["api"]),
+            "RAYHOOK_PUBLIC_BASE_URL": urls["api"],
+            "RAYHOOK_REDIS_URL": redis.url,
+            "RAYHOOK_VIEWER_DECODER_PROCESSES": "1",
+            "RAYHOOK_WORKER": "separate",
+            **settings,
+        }
+        peers = Process(
+            "peers",
+            [
+                "tests.faults.peers",
+                str(folder),
+                str(studies),
+                urls["ehr_line"],
+                urls["pacs_line"],
+                str(ports["ehr"]),
+                str(ports["pacs"]),
+                urls["api"],
+            ],
+            {**os.environ},
+            folder,
+        )
+        api = Process("api", ["rayhook.deploy.cli", "serve"], environment, folder)
+        several = [
+            Process(f"worker-{number}", ["rayhook.deploy.cli", "worker"], environment, folder)
+            for number in range(workers)
+        ]
+        door = stack.enter_context(httpx.Client(base_url=urls["ehr"], timeout=60))
+        cluster = Cluster(
+            folder,
+            postgresql,
+            redis,
+            peers,
+            api,
+            several,
+            *lines,
+            service_url=urls["api"],
+            door=door,
+            environment=environment,
+        )
+        for process in (peers, api, *several):
+            stack.callback(process.stop)
+        peers.start()
+        wait_for(lambda: _answers(door), _READY_S, "the EHR and the PACS")
+        api.start()
+        cluster.await_api()
+        for worker in several:
+            worker.start()
+        yield cluster
+
+
+def _answers(door: httpx.Client) -> bool:
+    with suppress(httpx.TransportError):
+        return door.get("/test/ready").is_success
+    return False
+
+
+def describe(cluster: Cluster, *, seed: int) -> str:
+    """Return what a failure has to tell: the seed, what was done when, and how each process ended its log."""
+    begun = cluster.events[0][0] if cluster.events else 0.0
+    done = [f"{at - begun:7.1f} s  {what}" for at, what in cluster.events]
+    logs = [f"--- {one.name}\n{one.log()[-1500:]}" for one in (cluster.api, *cluster.workers)]
+    return "\n".join([f"seed {seed}", *done, *logs])
+
+
+def shuffled(things: list[str], seed: int) -> list[str]:
+    random.Random(seed).shuffle(things)
+    return things
+
+
+def as_json(figures: dict[str, object], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
