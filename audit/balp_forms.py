@@ -162,6 +162,8 @@ FORMS: Final[Mapping[AuditKind, Form]] = MappingProxyType(
         AuditKind.AUTH_BACKEND_AUTHORIZED: _TOKEN,
         AuditKind.AUTH_CLIENT_KEYS_ROTATED: _CONFIGURATION,
         AuditKind.AUTH_DECRYPTION_FAILED: _security("110132", "Use of Restricted Function", "R"),
+        AuditKind.AUTH_ENCRYPTION_KEY_CHANGED: _CONFIGURATION,
+        AuditKind.AUTH_KEYRING_WRAPPED: _CONFIGURATION,
         AuditKind.AUTH_PROOF_ACCEPTED: _LOGIN,
         AuditKind.AUTH_PROOF_REFUSED: _LOGIN,
         AuditKind.AUTH_ROLE_CHANGED: _security("110136", "Security Roles Changed", "U"),

@@ -34,6 +34,8 @@ class AuditKind(StrEnum):
     AUTH_BACKEND_AUTHORIZED = "auth:backend:authorized"
     AUTH_CLIENT_KEYS_ROTATED = "auth:client_keys:rotated"
     AUTH_DECRYPTION_FAILED = "auth:decryption:failed"
+    AUTH_ENCRYPTION_KEY_CHANGED = "auth:encryption_key:changed"
+    AUTH_KEYRING_WRAPPED = "auth:keyring:wrapped"
     AUTH_PROOF_ACCEPTED = "auth:proof:accepted"
     AUTH_PROOF_REFUSED = "auth:proof:refused"
     AUTH_ROLE_CHANGED = "auth:role:changed"

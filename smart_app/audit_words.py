@@ -39,6 +39,8 @@ SENTENCES: Final[Mapping[AuditKind, str]] = {
     AuditKind.AUTH_BACKEND_AUTHORIZED: translatable("An EHR gave the service a token of its own"),
     AuditKind.AUTH_CLIENT_KEYS_ROTATED: translatable("%(who)s rotated the keys that EHRs know us by"),
     AuditKind.AUTH_DECRYPTION_FAILED: translatable("A stored value could not be decrypted"),
+    AuditKind.AUTH_ENCRYPTION_KEY_CHANGED: translatable("%(who)s changed a key that stored values are sealed by"),
+    AuditKind.AUTH_KEYRING_WRAPPED: translatable("%(who)s changed what the keyring itself is kept under"),
     AuditKind.AUTH_PROOF_ACCEPTED: translatable("%(who)s showed the second factor again"),
     AuditKind.AUTH_PROOF_REFUSED: translatable("%(who)s showed a wrong second factor"),
     AuditKind.AUTH_ROLE_CHANGED: translatable("%(who)s changed the roles of an account"),
