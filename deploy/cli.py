@@ -20,6 +20,7 @@ from rich.table import Column, Table
 from rayhook.deploy.account_commands import app as account
 from rayhook.deploy.audit_commands import app as audit
 from rayhook.deploy.conformance.command import app as conformance
+from rayhook.deploy.database_commands import app as database
 from rayhook.deploy.job_commands import app as jobs
 from rayhook.deploy.key_commands import app as keys
 from rayhook.deploy.labelled_images import Kind
@@ -46,6 +47,7 @@ registry = typer.Typer(no_args_is_help=True, help="Check the file that registers
 app.add_typer(account, name="account")
 app.add_typer(audit, name="audit")
 app.add_typer(conformance, name="conformance")
+app.add_typer(database, name="database")
 app.add_typer(jobs, name="jobs")
 app.add_typer(keys, name="keys")
 app.add_typer(model, name="model")
@@ -87,25 +89,36 @@ def serve() -> None:
 
     Settings come from RAYHOOK_* variables (see deploy/docs/settings.md).
     """
-    import uvicorn
-
     from rayhook.deploy.app import create_app
+    from rayhook.deploy.health import Health
     from rayhook.deploy.logging import configure_logging
+    from rayhook.deploy.server import run
     from rayhook.deploy.settings import load_settings
 
     settings = load_settings()
     configure_logging(level=settings.log_level, log_format=settings.log_format)
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        ssl_certfile=settings.tls_certificate,
-        ssl_keyfile=settings.tls_key,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=20,
-    )
+    health = Health()
+    run(create_app(settings, health), settings, health)
+
+
+@app.command()
+def check() -> None:
+    """Say which settings production would not start with, each with its rule. Exit status 1 if there are any.
+
+    The settings are those of the environment, as `rayhook serve` and `rayhook worker` read them.
+    """
+    from rayhook.auth.registry import load_registry
+    from rayhook.deploy.production import findings
+    from rayhook.deploy.settings import load_settings
+
+    settings = load_settings()
+    found = findings(settings)
+    for one in found:
+        out.print(f"[red]refused[/red]  {one.setting}: {one.rule}", soft_wrap=True, highlight=False)
+    load_registry(settings.ehr_registry, development=False)
+    if not found:
+        out.print("[green]production starts with these settings[/green]")
+    raise typer.Exit(1 if found else 0)
 
 
 @app.command()

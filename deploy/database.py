@@ -3,6 +3,8 @@
 import os
 import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,15 +16,15 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlmodel import Session
 
 from rayhook.auth.database_types import Sessions
-from rayhook.deploy.postgresql import MIGRATING, UNSYNCED, USUAL, ConnectionLimits, create_postgresql_engine
-from rayhook.deploy.schema import SCHEMA_REVISION, Fit, fit, may_migrate, require_fit, upgrade
+from rayhook.deploy.postgresql import UNSYNCED, USUAL, ConnectionSettings, create_postgresql_engine
+from rayhook.deploy.schema import SCHEMA_REVISION, Fit, fit, may_migrate, require_fit, require_owner, upgrade
 from rayhook.fhir.errors import InvalidRequest, ServiceUnavailable
 
 __all__ = [
     "SCHEMA_REVISION",
     "Database",
+    "administering",
     "create_database",
-    "create_database_engine",
     "ensure_schema",
     "migrate",
     "parse_url",
@@ -34,6 +36,13 @@ _POOL_OVERFLOW = 60  # on SQLite a connection is only a file handle, and its thr
 _READING = "rayhook_reading"
 _WRITING = "rayhook_writing"
 _UNAVAILABLE = (DatabaseError, OperationalError)  # these, not their subclasses: a damaged file, a lost server
+_NOT_CONNECTED = (
+    ("certificate", "database_untrusted", "the database's certificate is not that of its name and authority"),
+    ("authentication failed", "database_refused", "the database did not take the role or its password"),
+    ("too many clients", "database_busy", "the database has no free connection"),
+    ("remaining connection slots", "database_busy", "the database has no free connection"),
+    ("too many connections", "database_busy", "the database has no free connection"),
+)
 _TOO_LONG = ("55P03", "57014")  # lock_not_available, query_canceled
 _SQLITE_PRAGMAS = (
     f"busy_timeout = {_BUSY_TIMEOUT_MS}",
@@ -64,13 +73,15 @@ class Database:
         self.engine.dispose()
 
 
-def create_database(url: str, limits: ConnectionLimits = USUAL, *, application: str = "rayhook") -> Database:
+def create_database(
+    url: str, settings: ConnectionSettings = USUAL, *, application: str = "rayhook"
+) -> Database:
     """Return the database at `url`, whose schema `migrate` has made.
 
-    limits: of PostgreSQL's connections.  application: how it knows them.
+    settings: of PostgreSQL's connections.  application: how it knows them.
     Raises InvalidRequest for a URL that is neither a SQLite file nor PostgreSQL.
     """
-    engine = create_database_engine(parse_url(url), limits, application=application)
+    engine = _create_engine(parse_url(url), settings, application=application)
     reading = engine.execution_options(**{_READING: True, "postgresql_readonly": True})
     return Database(
         engine,
@@ -96,47 +107,52 @@ def parse_url(url: str) -> URL:
     )
 
 
-def migrate(url: str) -> None:
+def migrate(url: str, settings: ConnectionSettings = USUAL) -> None:
     """Bring the schema at `url` to SCHEMA_REVISION, as the role that owns it; does nothing where it is there.
 
-    Raises Conflict where it is that of a later release, which nothing is taken back from.
+    Raises Conflict where it is that of a later release, which nothing is taken back from, and Forbidden for a role
+    that does not own the tables.
     """
-    engine = create_database_engine(parse_url(url), MIGRATING, application="rayhook migrate")
-    try:
-        with engine.begin() as connection:
-            match fit(connection):
-                case Fit.OLDER:
-                    upgrade(connection)
-                case Fit.TOO_NEW as found:
-                    require_fit(connection, found)
-    finally:
-        engine.dispose()
+    with administering(parse_url(url), settings) as connection:
+        require_owner(connection)
+        match fit(connection):
+            case Fit.OLDER:
+                upgrade(connection)
+            case Fit.TOO_NEW as found:
+                require_fit(connection, found)
 
 
-def ensure_schema(url: str) -> None:
+def ensure_schema(url: str, settings: ConnectionSettings = USUAL) -> None:
     """Migrate where the connected role may, as an embedded database's always does; else only look.
 
     Raises ServiceUnavailable where the schema is older than this release needs, Conflict where it is too new for it:
     the one of the release after this one is not.
     """
-    engine = create_database_engine(parse_url(url), MIGRATING, application="rayhook migrate")
+    with administering(parse_url(url), settings) as connection:
+        found = fit(connection)
+        if found is Fit.OLDER and may_migrate(connection):
+            upgrade(connection)
+        else:
+            require_fit(connection, found)
+
+
+@contextmanager
+def administering(url: URL, settings: ConnectionSettings) -> Iterator[Connection]:
+    """Yield one connection in one transaction that may take its time."""
+    engine = _create_engine(url, settings.unlimited(), application="rayhook database")
     try:
         with engine.begin() as connection:
-            found = fit(connection)
-            if found is Fit.OLDER and may_migrate(connection):
-                upgrade(connection)
-            else:
-                require_fit(connection, found)
+            yield connection
     finally:
         engine.dispose()
 
 
-def create_database_engine(url: URL, limits: ConnectionLimits, *, application: str) -> Engine:
+def _create_engine(url: URL, settings: ConnectionSettings, *, application: str) -> Engine:
     """The values of a statement are in no error's text: errors are logged."""
     if url.get_backend_name() == "sqlite":
         engine = _create_sqlite_engine(url)
     else:
-        engine = create_postgresql_engine(url, limits, application=application)
+        engine = create_postgresql_engine(url, settings, application=application)
     event.listen(engine, "handle_error", _tell_unavailable)
     return engine
 
@@ -202,4 +218,14 @@ def _tell_unavailable(context: ExceptionContext) -> ServiceUnavailable | None:
         return None
     if getattr(context.original_exception, "sqlstate", None) in _TOO_LONG:
         return ServiceUnavailable("the database takes too long", code="database_timeout")
+    if context.connection is None:
+        return _not_connected(str(context.original_exception))
+    return ServiceUnavailable("the database does not answer", code="database_unavailable")
+
+
+def _not_connected(reason: str) -> ServiceUnavailable:
+    """Tell apart by its words, as libpq has no codes for them, what has to be mended in different places."""
+    for words, code, message in _NOT_CONNECTED:
+        if words in reason:
+            return ServiceUnavailable(message, code=code)
     return ServiceUnavailable("the database does not answer", code="database_unavailable")

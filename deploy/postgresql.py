@@ -3,7 +3,9 @@
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -11,7 +13,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
-from rayhook.fhir.errors import ServiceUnavailable
+from rayhook.fhir.errors import InvalidRequest, ServiceUnavailable
 
 UNSYNCED: Final = "rayhook_unsynced"
 
@@ -27,8 +29,11 @@ _KEEPALIVE: Final[Mapping[str, int]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionLimits:
-    """The connections of one process. A time of 0 is no limit, as PostgreSQL has it."""
+class ConnectionSettings:
+    """The connections of one process. A time of 0 is no limit, as PostgreSQL has it.
+
+    password_file: read at every connect, so that a changed password needs no restart.
+    """
 
     pool_size: int = 20
     pool_overflow: int = 10
@@ -37,10 +42,22 @@ class ConnectionLimits:
     statement_timeout_s: float = 60.0
     lock_timeout_s: float = 10.0
     idle_in_transaction_timeout_s: float = 60.0
+    password_file: Path | None = None
 
     @property
     def connections(self) -> int:
         return self.pool_size + self.pool_overflow
+
+    def unlimited(self) -> "ConnectionSettings":
+        """Return one connection that may take its time, for work on the schema."""
+        return replace(
+            self,
+            pool_size=1,
+            pool_overflow=0,
+            statement_timeout_s=0,
+            lock_timeout_s=0,
+            idle_in_transaction_timeout_s=0,
+        )
 
     def server_options(self) -> str:
         """Return what the server holds each of these connections to. Spec: PostgreSQL 18, 19.11.1."""
@@ -52,10 +69,7 @@ class ConnectionLimits:
         return " ".join(f"-c {name}={math.ceil(seconds * 1000)}" for name, seconds in options.items())
 
 
-USUAL: Final = ConnectionLimits()
-MIGRATING: Final = ConnectionLimits(
-    pool_size=1, pool_overflow=0, statement_timeout_s=0, lock_timeout_s=0, idle_in_transaction_timeout_s=0
-)
+USUAL: Final = ConnectionSettings()
 
 
 class _BoundedPool(QueuePool):
@@ -70,33 +84,56 @@ class _BoundedPool(QueuePool):
             ) from error
 
 
-def create_postgresql_engine(url: URL, limits: ConnectionLimits, *, application: str) -> Engine:
+def create_postgresql_engine(url: URL, settings: ConnectionSettings, *, application: str) -> Engine:
     """Return the engine; a connection that the server has closed is replaced before its next use."""
     engine = create_engine(
         url,
         poolclass=_BoundedPool,
-        pool_size=limits.pool_size,
-        max_overflow=limits.pool_overflow,
-        pool_timeout=limits.pool_timeout_s,
+        pool_size=settings.pool_size,
+        max_overflow=settings.pool_overflow,
+        pool_timeout=settings.pool_timeout_s,
         pool_pre_ping=True,
         pool_recycle=_RENEWED_AFTER_S,
         pool_use_lifo=True,
         hide_parameters=True,
-        connect_args=_connect_args(url, limits, application),
+        connect_args=_connect_args(url, settings, application),
     )
     event.listen(engine, "begin", _begin)
+    if settings.password_file is not None:
+        event.listen(engine, "do_connect", partial(_give_password, settings.password_file))
     return engine
 
 
-def _connect_args(url: URL, limits: ConnectionLimits, application: str) -> dict[str, Any]:
+def _give_password(
+    path: Path, _dialect: object, _record: object, _args: object, given: dict[str, Any]
+) -> None:
+    given["password"] = read_password(path)
+
+
+def read_password(path: Path) -> str:
+    """Return the file's line. Raises InvalidRequest where it cannot be read, is empty, or everybody may read it."""
+    try:
+        if path.stat().st_mode & 0o007:
+            raise InvalidRequest("others may read the file of a database password", code="password_file_open")
+        password = path.read_text("utf-8").strip()
+    except OSError as error:
+        raise InvalidRequest(
+            "the file of a database password cannot be read", code="password_file_unreadable"
+        ) from error
+    if not password:
+        raise InvalidRequest("the file of a database password is empty", code="password_file_empty")
+    return password
+
+
+def _connect_args(url: URL, settings: ConnectionSettings, application: str) -> dict[str, Any]:
     """What the URL says itself counts. Spec: PostgreSQL 18, 32.1.2 Parameter Key Words."""
     usual: dict[str, Any] = {
         **_KEEPALIVE,
         "application_name": application,
-        "connect_timeout": math.ceil(limits.connect_timeout_s),
+        "connect_timeout": math.ceil(settings.connect_timeout_s),
     }
     given = {name: value for name, value in usual.items() if name not in url.query}
-    return given | {"options": " ".join([limits.server_options(), _text(url, "options")]).strip()}
+    return given | {"options": " ".join([settings.server_options(), _text(url, "options")]).strip()}
 
 
 def _begin(connection: Connection) -> None:

@@ -6,7 +6,7 @@ from typing import Final
 
 from sqlalchemy import Connection, inspect
 
-from rayhook.fhir.errors import Conflict, ServiceUnavailable
+from rayhook.fhir.errors import Conflict, Forbidden, ServiceUnavailable
 
 SCHEMA_REVISION: Final = "0015"
 # The previous release's: its processes go on working on this schema, as nothing they use was renamed or dropped.
@@ -55,6 +55,14 @@ def may_migrate(connection: Connection) -> bool:
             "WHERE oid = to_regclass('alembic_version')"
         )
     return bool(connection.exec_driver_sql(query).scalar())
+
+
+def require_owner(connection: Connection) -> None:
+    if not may_migrate(connection):
+        raise Forbidden(
+            "the connected role does not own the tables: RAYHOOK_DATABASE_OWNER_URL names the one that does",
+            code="not_the_owner",
+        )
 
 
 def require_fit(connection: Connection, found: Fit) -> None:

@@ -167,6 +167,16 @@ class StorageSettings(BaseSettings):
         return self.data_dir / "keyring.json"
 
 
+class OwnerSettings(BaseSettings):
+    """For `rayhook database` alone: the service is not to know how the owner of its tables connects."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    database_owner_url: str | None = Field(
+        None, description="SQLAlchemy URL of the database as the role that owns the tables."
+    )
+
+
 class Settings(StorageSettings, ModelSettings):
     """Settings of one process, from `RAYHOOK_*` variables (`DATABASE_URL` is honoured too)."""
 
@@ -294,6 +304,12 @@ def load_settings(**overrides: object) -> Settings:
     `RAYHOOK_*` variable: a misspelt setting must not be ignored.
     """
     known = {PREFIX + name.upper() for name in Settings.model_fields}
+    if OwnerSettings().database_owner_url is not None:
+        raise InvalidRequest(
+            "the service must not have the URL of its tables' owner: give it to `rayhook database` alone",
+            code="invalid_setting",
+            expression=f"{PREFIX}DATABASE_OWNER_URL",
+        )
     for variable in sorted(os.environ):
         if variable.startswith(PREFIX) and variable not in known and variable not in _TEST_VARIABLES:
             raise InvalidRequest(f"unknown setting {variable}", code="unknown_setting", expression=variable)
