@@ -1,5 +1,6 @@
 """The composition root: one process's parts, wired once, and the web application over them."""
 
+import asyncio
 import gc
 import importlib
 import sys
@@ -35,11 +36,14 @@ from rayhook.deploy.audit_watch import load_thresholds, watching
 from rayhook.deploy.backend_tokens import backend_tokens
 from rayhook.deploy.configuration import Configuration, record_changes
 from rayhook.deploy.database import Database, create_database, ensure_schema
+from rayhook.deploy.health import Check, Health
 from rayhook.deploy.health import build_router as health_router
+from rayhook.deploy.health_checks import engine_check, storage_checks
 from rayhook.deploy.kms import open_keyring
 from rayhook.deploy.metrics import build_router as metrics_router
-from rayhook.deploy.middleware import RequestContext
+from rayhook.deploy.middleware import RequestContext, WhileStarting
 from rayhook.deploy.problems import install_problem_handlers
+from rayhook.deploy.production import require_secure
 from rayhook.deploy.settings import Settings
 from rayhook.deploy.settings_view import settings_view
 from rayhook.fhir.errors import RayhookError
@@ -91,40 +95,51 @@ class Service:
         """Those of every installed model: a result outlasts the choice of the models that run."""
         return tuple(package.manifest for package in self.installed)
 
-    def is_database_up(self) -> bool:
-        try:
-            with self.database.reading() as session:
-                session.connection().exec_driver_sql("SELECT 1")
-        except RayhookError:
-            return False
-        return True
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """Return what this process needs for its work."""
+        settings = self.settings
+        storage = storage_checks(
+            self.database,
+            self.keyring,
+            data_dir=settings.data_dir,
+            keyring_path=settings.keyring_path,
+            anchor=settings.anchor_path,
+        )
+        return (*storage, engine_check(self.engines.values()))
 
-    def are_engines_ready(self) -> bool:
-        return all(engine.ready for engine in self.engines.values())
 
+def create_app(settings: Settings, health: Health) -> FastAPI:
+    """Return the web application; its parts are made while it is served already, and closed when it stops.
 
-def create_app(settings: Settings) -> FastAPI:
-    """Return the web application; its parts are made when it starts, and closed when it stops.
-
-    Raises RayhookError, naming what is at fault, where the registry, the keyring, the database or a model
-    cannot be trusted, or a model is named that is not installed: the service then does not start.
+    `health` is told when they are there, or why they cannot be: where the keyring, the database or a model cannot
+    be trusted. Until then everything but the health routes is answered with a 503.
+    Raises RayhookError for settings that production does not start with, a registry that is not one, and a model
+    that is not installed.
     """
+    require_secure(settings)
     registry = load_registry(settings.ehr_registry, development=settings.development)
     installed = load_models()
     running = select_models(installed, settings.models)
+
+    def start(app: FastAPI, stack: ExitStack) -> None:
+        service = stack.enter_context(build_service(settings, registry, installed=installed, running=running))
+        mount(app, service)
+        stack.enter_context(_working(service))
+        health.begin(service.checks)
+        log.info("service_started", models=len(service.engines), ehrs=len(registry))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
         sys.setswitchinterval(_SWITCH_S)
-        with ExitStack() as stack:
-            building = build_service(settings, registry, installed=installed, running=running)
-            service = await run_in_threadpool(lambda: stack.enter_context(building))
-            mount(app, service)
-            stack.enter_context(_working(service))
-            log.info("service_started", models=len(service.engines), ehrs=len(registry))
-            yield
-            log.info("service_stopping")
+        stack = ExitStack()
+        starting = asyncio.create_task(run_in_threadpool(start, app, stack))
+        starting.add_done_callback(partial(_tell_failure, health))
+        yield
+        log.info("service_stopping")
+        await asyncio.wait([starting])
+        await run_in_threadpool(stack.close)
 
     app = FastAPI(
         title="Rayhook",
@@ -134,9 +149,17 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         openapi_url="/openapi.json" if settings.development else None,
     )
+    app.include_router(health_router(health))
+    app.add_middleware(WhileStarting, health=health)
     app.add_middleware(RequestContext, https=settings.public_base_url.startswith("https:"))
     install_problem_handlers(app)
     return app
+
+
+def _tell_failure(health: Health, starting: asyncio.Task[None]) -> None:
+    failure = starting.exception()
+    if failure is not None:
+        health.fail(failure)
 
 
 @contextmanager
@@ -259,9 +282,6 @@ def mount(app: FastAPI, service: Service) -> None:
     app.include_router(cds_router(cds))
     app.include_router(smart_router(smart))
     app.include_router(metrics_router(service.database.reading, settings.metrics_token_file))
-    app.include_router(
-        health_router({"database": service.is_database_up, "engine": service.are_engines_ready})
-    )
 
 
 @contextmanager

@@ -5,10 +5,13 @@ from collections.abc import Iterable
 
 import structlog
 from starlette.datastructures import MutableHeaders
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rayhook.audit.context import RequestPurpose, RequestSource, request_purpose, request_source
+from rayhook.deploy.health import HEALTH, Health, Phase
 from rayhook.fhir.correlation import accept_request_id, request_id
+from rayhook.fhir.errors import ServiceUnavailable, operation_outcome
 
 log = structlog.get_logger(__name__)
 
@@ -19,7 +22,25 @@ _SAFE_HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
+_STARTING_S = 2
 _HSTS = "max-age=63072000; includeSubDomains"
+
+
+class WhileStarting:
+    """Answer with 503 until the parts are there whose routes are asked for; the health routes are there at once."""
+
+    def __init__(self, app: ASGIApp, *, health: Health) -> None:
+        self.app = app
+        self.health = health
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_there = self.health.phase in {Phase.RUNNING, Phase.STOPPING}
+        if is_there or scope["type"] != "http" or scope["path"].startswith(HEALTH):
+            await self.app(scope, receive, send)
+            return
+        error = ServiceUnavailable("the service is starting", code="starting")
+        headers = {"Cache-Control": "no-store", "Retry-After": str(_STARTING_S)}
+        await JSONResponse(operation_outcome(error), error.status, headers)(scope, receive, send)
 
 
 class RequestContext:

@@ -10,6 +10,8 @@ from fastapi import FastAPI
 from rayhook.auth.registry import EHRRegistry
 from rayhook.auth.roles import PERMISSIONS, Permission, Role
 from rayhook.deploy.app import Service, build_service, mount
+from rayhook.deploy.health import Health
+from rayhook.deploy.health import build_router as health_router
 from rayhook.deploy.middleware import RequestContext
 from rayhook.deploy.problems import install_problem_handlers
 from rayhook.deploy.settings import Environment, Settings
@@ -26,8 +28,11 @@ def bare_app(
     app = FastAPI(docs_url=None, redoc_url=None)
     app.add_middleware(RequestContext, https=False)
     install_problem_handlers(app)
+    health = Health()
+    app.include_router(health_router(health))
     with build_service(settings, registry, installed=(), running=()) as service:
         mount(app, service)
+        health.begin(service.checks)
         yield app, service
 
 
