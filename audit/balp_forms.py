@@ -178,15 +178,27 @@ FORMS: Final[Mapping[AuditKind, Form]] = MappingProxyType(
         AuditKind.CDS_HOOKS_SERVICE_CALLED: _operation(Way.INBOUND, _REPORT),
         AuditKind.DEPLOY_CONFIGURATION_CHANGED: _CONFIGURATION,
         AuditKind.DEPLOY_SETTINGS_READ: _security("110132", "Use of Restricted Function", "R"),
+        AuditKind.DICOMWEB_INSTANCES_RECEIVED: _dicom(
+            "110104", "DICOM Instances Transferred", "C", Way.INBOUND
+        ),
+        AuditKind.DICOMWEB_INSTANCES_REFUSED: _dicom(
+            "110104", "DICOM Instances Transferred", "C", Way.INBOUND
+        ),
         AuditKind.DICOMWEB_RESULT_FAILED: _dicom("110104", "DICOM Instances Transferred", "C", Way.OUTBOUND),
         AuditKind.DICOMWEB_RESULT_STORED: _dicom("110104", "DICOM Instances Transferred", "C", Way.OUTBOUND),
+        AuditKind.DICOMWEB_STUDIES_SEARCHED: _search(Way.OUTBOUND),
         AuditKind.DICOMWEB_STUDY_FAILED: _dicom("110104", "DICOM Instances Transferred", "R", Way.OUTBOUND),
         AuditKind.DICOMWEB_STUDY_RETRIEVED: _dicom(
             "110104", "DICOM Instances Transferred", "R", Way.OUTBOUND
         ),
+        AuditKind.FHIR_NOTIFICATION_RECEIVED: _operation(Way.INBOUND, _REPORT),
+        AuditKind.FHIR_NOTIFICATION_REFUSED: _security("110126", "Node Authentication"),
         AuditKind.FHIR_RESOURCE_READ: _read(Way.OUTBOUND),
+        AuditKind.FHIR_RESOURCE_SEARCHED: _search(Way.OUTBOUND),
         AuditKind.FHIR_RESULT_WRITE_REFUSED: _write("create", "C", Way.OUTBOUND, "PatientCreate"),
         AuditKind.FHIR_RESULT_WRITTEN: _write("create", "C", Way.OUTBOUND, "PatientCreate"),
+        AuditKind.FHIR_SUBSCRIPTION_CHANGED: _CONFIGURATION,
+        AuditKind.INFERENCE_ARRIVAL_GIVEN_UP: _ANALYSIS,
         AuditKind.INFERENCE_JOB_ENQUEUED: _ANALYSIS,
         AuditKind.INFERENCE_JOB_FAILED: _ANALYSIS,
         AuditKind.INFERENCE_JOB_LISTED: _security("110132", "Use of Restricted Function", "R"),

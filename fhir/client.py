@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 _FHIR_JSON = "application/fhir+json"
 _FORM = "application/x-www-form-urlencoded"
-_OK = frozenset({200, 201})
+_OK = frozenset({200, 201, 202, 204})
 _UNAUTHORIZED = 401
 _FORBIDDEN = 403
 _THROTTLED = 429
@@ -87,10 +87,7 @@ class FHIRClient:
 
     def read(self, type: str, id: str, *, deadline_s: float) -> dict[str, Any]:  # noqa: A002 - FHIR's words
         """Return one resource, which is what its type and id say it is."""
-        if not is_fhir_id(id):
-            raise InvalidRequest(
-                "a resource id has 1 to 64 letters, digits, hyphens and dots", expression=type
-            )
+        self._instance(type, id)
         resource = self.query(f"{type}/{id}", deadline_s=deadline_s)
         if resource.get("resourceType") != type or resource.get("id") != id:
             raise _unexpected("another resource than the one read")
@@ -156,6 +153,27 @@ class FHIRClient:
         )
         return _resource(response) if response.body else dict(resource) | {"id": _located(response)}
 
+    def update(self, resource: Mapping[str, Any], *, deadline_s: float) -> dict[str, Any]:
+        """Put the resource in the place of the one that has its id.
+
+        Spec: FHIR R4, 3.1.0.4 "update"
+        """
+        response = self._request(
+            "PUT",
+            self._instance(str(resource["resourceType"]), str(resource["id"])),
+            deadline_s=deadline_s,
+            headers={"Prefer": "return=representation", "Content-Type": _FHIR_JSON},
+            content=encode_json(resource),
+        )
+        return _resource(response) if response.body else dict(resource)
+
+    def delete(self, type: str, id: str, *, deadline_s: float) -> None:  # noqa: A002 - FHIR's words
+        """Spec: FHIR R4, 3.1.0.7 "delete": what is gone already is no error."""
+        try:
+            self._request("DELETE", self._instance(type, id), deadline_s=deadline_s, headers={}, content=None)
+        except NotFound:
+            return
+
     def transaction(self, bundle: Mapping[str, Any], *, deadline_s: float) -> dict[str, Any]:
         """Send a transaction Bundle; every entry has succeeded where this returns.
 
@@ -173,6 +191,13 @@ class FHIRClient:
         if len(succeeded) != len(bundle.get("entry") or []) or not all(succeeded):
             raise _unexpected("an incomplete transaction-response")
         return answer
+
+    def _instance(self, resource_type: str, resource_id: str) -> str:
+        if not is_fhir_id(resource_id):
+            raise InvalidRequest(
+                "a resource id has 1 to 64 letters, digits, hyphens and dots", expression=resource_type
+            )
+        return f"{self._base}/{resource_type}/{resource_id}"
 
     @property
     def _base(self) -> str:

@@ -1,0 +1,191 @@
+"""Images that were stored here: sealed in a spool until their study is analysed, and found by blind index.
+
+We are no archive: what is here is a copy on its way, and goes after a day.
+"""
+
+import hashlib
+import time
+import uuid
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from sqlalchemy import func
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Field, Session, SQLModel, col, select
+
+from rayhook.auth.database_types import Sessions
+from rayhook.auth.keys import Keyring
+from rayhook.fhir.errors import RayhookError, ServiceUnavailable
+from rayhook.inference.arrival import ArrivalRow, ArrivalState
+from rayhook.inference.results import index
+from rayhook.inference.sealed_spool import SealedSpool
+from rayhook.inference.study import StudyReference
+
+KEPT_S: Final = 86_400.0
+_AT_ONCE: Final = 500
+
+
+class ReceivedInstance(SQLModel, table=True):
+    """One file in the spool, under the name of its id. `is_image` is False for our own results, which came back."""
+
+    __tablename__ = "received_instance"
+
+    id: str = Field(primary_key=True, max_length=32)
+    ehr_id: str = Field(max_length=128)
+    study_index: str = Field(max_length=64, index=True)
+    instance_index: str = Field(max_length=64, unique=True)
+    digest_index: str = Field(max_length=64)
+    is_image: bool
+    received_at: float = Field(index=True)
+
+
+class Reception(Enum):
+    """What became of one file: `known` is one that we have, byte for byte, `differs` another under the same UID."""
+
+    DIFFERS = "differs"
+    KNOWN = "known"
+    STORED = "stored"
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceName:
+    study_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedImages:
+    """The spool and its rows. A row is committed after its file is on the disk, and removed before it."""
+
+    spool: SealedSpool
+    sessions: Sessions
+    keyring: Keyring
+    clock: Callable[[], float] = time.time
+
+    def store(
+        self,
+        ehr_id: str,
+        name: InstanceName,
+        data: bytes,
+        *,
+        is_image: bool,
+        also: Callable[[Session], None] = lambda _: None,
+    ) -> Reception:
+        """Keep one file; `also` adds to the transaction that makes it count.
+
+        Raises ServiceUnavailable with code `spool_full` where there is no room for it.
+        """
+        digest_index = self.keyring.blind_index(hashlib.sha256(data).hexdigest(), purpose="received.digest")
+        instance_index = index(self.keyring, "received_instance", ehr_id, name.sop_instance_uid)
+        with self.sessions() as session:
+            known = _reception(session, instance_index, digest_index)
+            if known is not None:
+                also(session)
+                session.commit()
+                return known
+        row = ReceivedInstance(
+            id=uuid.uuid4().hex,
+            ehr_id=ehr_id,
+            study_index=self._study_index(ehr_id, name.study_instance_uid),
+            instance_index=instance_index,
+            digest_index=digest_index,
+            is_image=is_image,
+            received_at=self.clock(),
+        )
+        self.spool.write(row.id, [data])
+        try:
+            return self._commit(row, also)
+        except BaseException:
+            self.spool.remove(row.id)
+            raise
+
+    def _commit(self, row: ReceivedInstance, also: Callable[[Session], None]) -> Reception:
+        file_name, instance_index, digest_index = row.id, row.instance_index, row.digest_index
+        with self.sessions() as session:
+            try:
+                with session.begin_nested():
+                    session.add(row)
+            except IntegrityError:  # another request brought the same instance since the look-up
+                self.spool.remove(file_name)
+                known = _reception(session, instance_index, digest_index)
+                also(session)
+                session.commit()
+                return known or Reception.STORED
+            also(session)
+            session.commit()
+        return Reception.STORED
+
+    def has_all(self, reference: StudyReference) -> bool:
+        """Return whether every instance that the EHR counts in the study is here."""
+        expected = reference.number_of_instances
+        if expected is None or expected < 1:
+            return False
+        with self.sessions() as session:
+            return self._count(session, reference) >= expected
+
+    def retrieve(self, reference: StudyReference) -> Generator[bytes]:
+        """Yield the study's images in the order in which they came, one at a time.
+
+        Raises ServiceUnavailable for one that is gone, or cannot be opened: the PACS may still have it.
+        """
+        with self.sessions() as session:
+            query = (
+                select(ReceivedInstance.id)
+                .where(ReceivedInstance.study_index == self._index_of(reference))
+                .order_by(col(ReceivedInstance.received_at), col(ReceivedInstance.id))
+            )
+            names = list(session.exec(query))
+        for name in names:
+            try:
+                yield self.spool.load(name)
+            except RayhookError as error:
+                raise ServiceUnavailable(
+                    "a stored image cannot be read any more", code="received_image_lost"
+                ) from error
+
+    def forget_old(self, kept_s: float = KEPT_S) -> int:
+        """Remove what was kept long enough, but for studies that their EHR was not asked about yet."""
+        waiting = (
+            select(ArrivalRow.id)
+            .where(
+                ArrivalRow.state == ArrivalState.WAITING.value, ArrivalRow.ehr_id == ReceivedInstance.ehr_id
+            )
+            .where(col(ArrivalRow.subject_index) == col(ReceivedInstance.study_index))
+        )
+        query = (
+            select(ReceivedInstance)
+            .where(col(ReceivedInstance.received_at) <= self.clock() - kept_s, ~waiting.exists())
+            .limit(_AT_ONCE)
+        )
+        with self.sessions() as session:
+            old = list(session.exec(query))
+            names = [row.id for row in old]
+            for row in old:
+                session.delete(row)
+            session.commit()
+        for name in names:
+            self.spool.remove(name)
+        return len(names)
+
+    def _count(self, session: Session, reference: StudyReference) -> int:
+        return session.exec(
+            select(func.count()).where(ReceivedInstance.study_index == self._index_of(reference))
+        ).one()
+
+    def _index_of(self, reference: StudyReference) -> str:
+        return self._study_index(reference.ehr_id, reference.study_instance_uid)
+
+    def _study_index(self, ehr_id: str, study_instance_uid: str) -> str:
+        return index(self.keyring, "arrival", ehr_id, f"study {study_instance_uid}")
+
+
+def _reception(session: Session, instance_index: str, digest_index: str) -> Reception | None:
+    row = session.exec(
+        select(ReceivedInstance).where(ReceivedInstance.instance_index == instance_index)
+    ).first()
+    if row is None:
+        return None
+    return Reception.KNOWN if row.digest_index == digest_index else Reception.DIFFERS
