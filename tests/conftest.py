@@ -3,6 +3,7 @@
 import fcntl
 import os
 import tarfile
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,17 @@ def absent(what: str) -> None:
     if REQUIRED:
         pytest.fail(f"{what} is required here and was not found", pytrace=False)
     pytest.skip(f"{what} was not found")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where every peer is required nothing is skipped, whoever skips it."""
+    report = yield
+    if REQUIRED and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome, report.longrepr = "failed", f"skipped where nothing may be: {report.longrepr}"
+    return report
 
 
 def _unpack(archive: str, folder: str, *, source_folder: Path = DATASETS) -> Path:

@@ -1,16 +1,15 @@
 """No patient's data without its event: every route of the running application, counted against the log."""
 
 import uuid
-from contextlib import contextmanager
 
 import httpx
 import pytest
-from sqlalchemy import text
 
 from rayhook.audit.review import AuditSearch, search
 from rayhook.auth.roles import PERMISSIONS, STAFF_ROLES, Permission, Role
 from rayhook.smart_app.window import HEADER
 from tests.conformance.test_access_matrix import PATIENT, PUBLIC_BASE_URL, world  # noqa: F401 - a fixture
+from tests.doubles.full_log import full_log
 
 # What these permissions open holds nothing of a patient: every other one does, until somebody says otherwise here.
 _WITHOUT_PATIENTS = frozenset(
@@ -84,27 +83,6 @@ def patient_routes(world):  # noqa: F811
     return [one for one in world.routes if one.permission and one.permission not in _WITHOUT_PATIENTS]
 
 
-@contextmanager
-def full_audit(world):  # noqa: F811
-    """A log that takes nothing, as on a full disk; everything else works."""
-    statements = (
-        "CREATE TRIGGER audit_full BEFORE INSERT ON audit_event BEGIN SELECT RAISE(ABORT, 'disk full'); END",
-        "DROP TRIGGER audit_full",
-    )
-    for number, statement in enumerate(statements):
-        with world.service.database.sessions() as session:
-            session.execute(text(statement))
-            session.commit()
-        if number == 0:
-            try:
-                yield
-            except BaseException:
-                with world.service.database.sessions() as session:
-                    session.execute(text(statements[1]))
-                    session.commit()
-                raise
-
-
 def test_there_are_routes_to_count(world):  # noqa: F811
     assert len(patient_routes(world)) > 20
 
@@ -159,7 +137,7 @@ def test_without_the_log_no_patients_data_leaves(world, shown):  # noqa: F811
     ids = real_ids(world)
     routes = [route for route in patient_routes(world) if route.kind != "Staffing"]
     sessions = {route: session_for(world, route) for route in routes}
-    with full_audit(world):
+    with full_log(world.service.database.engine):
         wrong = [refused(world, route, cookies, ids) for route, cookies in sessions.items()]
         told = {
             (route.method, route.path): ask(world, route, cookies, **ids)[0].status_code
@@ -180,7 +158,7 @@ def test_without_the_log_no_patients_data_leaves_to_the_staff(world, shown, role
         for route in patient_routes(world)
         if route.kind == "Staffing" and route.permission in PERMISSIONS[role]
     ]
-    with full_audit(world):
+    with full_log(world.service.database.engine):
         wrong = [refused(world, route, cookies, ids) for route in routes]
     assert list(filter(None, wrong)) == []
 
@@ -190,7 +168,7 @@ def test_without_the_log_no_officer_reads_it(world):  # noqa: F811
     routes = [
         one for one in patient_routes(world) if one.method == "GET" and one.path.startswith("/staff/audit")
     ]
-    with full_audit(world):
+    with full_log(world.service.database.engine):
         answers = {route.path: ask(world, route, cookies)[0].status_code for route in routes}
     # An address of a search that no session made is refused before anything is read.
     assert answers.pop("/staff/audit/found/{handle}") == 400

@@ -1,6 +1,6 @@
 """What the worker does while the log takes no event: nothing of a patient leaves, nothing is lost."""
 
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import pytest
 
@@ -9,6 +9,7 @@ from rayhook.inference import jobs
 from rayhook.inference.dicom_table import StoreState
 from rayhook.inference.jobs import DeliveryState, JobState
 from rayhook.inference.outbox import LEASE_S
+from tests.doubles.full_log import full_log
 from tests.integration.hospital import READ, WRITE
 from tests.integration.test_dicom_results import (  # noqa: F401 - fixtures
     events,
@@ -20,17 +21,8 @@ from tests.integration.test_dicom_results import (  # noqa: F401 - fixtures
 )
 
 
-@contextmanager
 def refusing(pipeline, kind=None):  # noqa: F811
-    """A log that takes no event of `kind`, or none at all, as on a full disk."""
-    condition = "1" if kind is None else f"NEW.kind = '{kind}'"
-    rule = f"WHEN {condition} BEGIN SELECT RAISE(ABORT, 'disk full'); END"
-    for statement in (f"CREATE TRIGGER audit_full BEFORE INSERT ON audit_event {rule}", None):
-        with pipeline.sessions() as session:
-            session.connection().exec_driver_sql(statement or "DROP TRIGGER audit_full")
-            session.commit()
-        if statement:
-            yield
+    return full_log(pipeline.sessions().get_bind(), kind)
 
 
 def queued(pipeline, hospital):  # noqa: F811

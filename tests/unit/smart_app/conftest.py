@@ -3,7 +3,7 @@
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +55,7 @@ from rayhook.inference.study import (
 )
 from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.router import build_router
+from tests.doubles.full_log import full_log
 
 PATIENTS = ("phantom-a", "phantom-b", "phantom-c")
 SNOMED = "http://snomed.info/sct"
@@ -273,16 +274,8 @@ class World:
     def kinds(self) -> list[str]:
         return [str(record.kind) for record in self.audited()]
 
-    @contextmanager
-    def audit_is_full(self) -> Iterator[None]:
-        rule = "BEFORE INSERT ON audit_event BEGIN SELECT RAISE(ABORT, 'disk full'); END"
-        with self.database.engine.begin() as connection:
-            connection.exec_driver_sql(f"CREATE TRIGGER audit_is_full {rule}")
-        try:
-            yield
-        finally:
-            with self.database.engine.begin() as connection:
-                connection.exec_driver_sql("DROP TRIGGER audit_is_full")
+    def audit_is_full(self) -> AbstractContextManager[None]:
+        return full_log(self.database.engine)
 
 
 def _free_port() -> int:
