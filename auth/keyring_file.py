@@ -166,7 +166,13 @@ class KeyringFile:
 
     def _written(self, file: KeyFile) -> bytes:
         content = msgspec.json.encode(file)
-        return content if self.wrap is None else self.wrap.wrap(content)
+        if self.wrap is None:
+            return content
+        envelope = self.wrap.wrap(content)
+        # A policy may let us wrap and not unwrap: that has to show before the last readable file is gone.
+        if self.wrap.unwrap(envelope) != content:
+            raise refusal("could not be read back from its envelope")
+        return envelope
 
 
 def decode(text: bytes) -> KeyFile:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from joserfc.jwk import ECKey, RSAKey
 
 from rayhook.auth.client_keys import ALGORITHMS, ClientKeys, ClientKeyStatus, SigningAlgorithm
+from rayhook.auth.data_key import OpenedKeys
 from rayhook.auth.encryption import BlindIndex, ColumnCipher, key_of
 from rayhook.auth.keyring_file import KeyFile, KeyringFile, ed25519_key, refusal
 from rayhook.fhir.errors import RayhookError, ServiceUnavailable
@@ -48,6 +49,7 @@ class Keyring:
         self._lock = threading.Lock()
         self._uses: Counter[int] = Counter()
         self._uses_lock = threading.Lock()
+        self.opened_keys = OpenedKeys()
         # Told the table, column and row of what did not open; it must neither wait nor raise.
         self.told_of_refusals: Callable[[str, str, str], None] | None = None
 
@@ -62,6 +64,11 @@ class Keyring:
         source.ensure()
         seen = source.fingerprint()
         return cls(source.read_upgraded(), source, seen)
+
+    def follow(self, source: KeyringFile) -> None:
+        """Take up further changes from `source`, which has the same keys."""
+        with self._lock:
+            self._source, self._seen = source, source.fingerprint()
 
     def seal(self, plaintext: bytes, *, table: str, column: str, row: str) -> bytes:
         """Encrypt for exactly one place; opening it anywhere else fails."""
