@@ -40,7 +40,7 @@ from rayhook.inference.jobs import (
 from rayhook.inference.outbox import Errand, awaits_errand
 from rayhook.inference.report import may_write
 from rayhook.inference.results import load_result
-from rayhook.inference.review import load_review, reviewed_result
+from rayhook.inference.review import load_review, review_versions, reviewed_result
 from rayhook.inference.study import StudyReference
 
 NO_STUDY_UID = "no_study_instance_uid"
@@ -91,11 +91,21 @@ def look_up(
 ) -> tuple[StudyJob, ...]:
     """Return the studies with the jobs that exist already."""
     jobs = [_study_job(dependencies, study, ehr, base_url, patient_id) for study in studies]
+    _compare(dependencies, [job.key for job in jobs])
     cached = {job.key: dependencies.results.find(job.key) for job in jobs}
     if all(cached.values()):
         return tuple(replace(job, finished=cached[job.key]) for job in jobs)
     with dependencies.reading() as session:
         return tuple(replace(job, row=find(session, job.key)) if job.reference else job for job in jobs)
+
+
+def _compare(dependencies: CDSDependencies, keys: Sequence[str]) -> None:
+    """Forget what somebody signed, changed or withdrew in another process since."""
+    due = dependencies.results.to_compare(keys)
+    if due:
+        with dependencies.reading() as session:
+            versions = review_versions(session, due)
+        dependencies.results.compare(due, versions)
 
 
 def _study_job(
@@ -263,6 +273,8 @@ def _finished(dependencies: CDSDependencies, key: str, row: JobRow) -> FinishedJ
     with dependencies.reading() as session:
         stored = load_result(session, dependencies.keyring, row.result_id or "")
         now = dependencies.clock()
+        # Before what is signed: a signature in between is found at the next comparison.
+        version = review_versions(session, [row.result_id or ""]).get(row.result_id or "", 0)
         lacks_objects = awaits_objects(session, row.result_id or "", now=now)
         lacks_links = awaits_errand(session, row.result_id or "", Errand.LINKS, now=now)
         if stored is None:
@@ -270,7 +282,7 @@ def _finished(dependencies: CDSDependencies, key: str, row: JobRow) -> FinishedJ
         review = load_review(session, dependencies.keyring, stored.id, stored.result)
     awaits = awaits_delivery(stored, now=now) or lacks_objects or lacks_links
     result = reviewed_result(replace(stored.result, key_image=None), review)
-    finished = FinishedJob(row, result, awaits, review)
+    finished = FinishedJob(row, result, awaits, review, version)
     dependencies.results.keep(key, finished)
     return finished
 

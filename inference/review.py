@@ -1,9 +1,10 @@
 """How far people are with a patient's results: what was answered, what was signed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from sqlmodel import Session
+from sqlalchemy import func
+from sqlmodel import Session, col, select
 
 from rayhook.auth.keys import Keyring
 from rayhook.fhir.codes import DiagnosticReportStatus
@@ -16,11 +17,20 @@ from rayhook.inference.answers import (
     load_answers,
     load_marks,
 )
+from rayhook.inference.results import AnalysisResult
 from rayhook.inference.review_text import day_of, person_text
-from rayhook.inference.signature import load_acts, load_signatures
+from rayhook.inference.signature import ReportSignatureRow, load_acts, load_signatures
 from rayhook.inference.study import StudyResult
 
-__all__ = ["AnswerState", "SignedReview", "answer_summary", "load_answers", "load_review", "reviewed_result"]
+__all__ = [
+    "AnswerState",
+    "SignedReview",
+    "answer_summary",
+    "load_answers",
+    "load_review",
+    "review_versions",
+    "reviewed_result",
+]
 
 _ISSUED = frozenset(
     {DiagnosticReportStatus.AMENDED, DiagnosticReportStatus.CORRECTED, DiagnosticReportStatus.FINAL}
@@ -131,6 +141,19 @@ def load_review(
             if answer.draft.value is not None
         ),
     )
+
+
+def review_versions(session: Session, result_ids: Iterable[str]) -> Mapping[str, int]:
+    """Return the number of the newest act on each result's report, 0 where there is none; without results that are gone."""
+    result_id = col(AnalysisResult.id)
+    newest = func.coalesce(func.max(col(ReportSignatureRow.version)), 0)
+    query = (
+        select(result_id, newest)
+        .outerjoin(ReportSignatureRow, col(ReportSignatureRow.result_id) == result_id)
+        .where(result_id.in_(list(result_ids)))
+        .group_by(result_id)
+    )
+    return dict(session.exec(query).all())
 
 
 def reviewed_result(result: StudyResult, review: SignedReview | None) -> StudyResult:

@@ -1,5 +1,7 @@
 """Cards of a result that a radiologist has answered and signed: their word, not the model's."""
 
+import time
+
 import pytest
 
 from rayhook.fhir.codes import DiagnosticReportStatus
@@ -22,7 +24,15 @@ ANNA = Person(fhir_user="Practitioner/anna", name="Anna Ito")
 def signed(service, make):
     """Ask once, have the result answered and signed, and return the card of the next call."""
 
-    def card(*, act=SignAct.SIGN, status=DiagnosticReportStatus.FINAL, sign=True, added="", **answer):
+    def card(
+        *,
+        act=SignAct.SIGN,
+        status=DiagnosticReportStatus.FINAL,
+        sign=True,
+        added="",
+        elsewhere_s=None,
+        **answer,
+    ):
         body = make.body(make.study(1))
         first = service.cards(body)[0]
         result_id = _result_of(service)
@@ -57,7 +67,10 @@ def signed(service, make):
                     clock=lambda: 1_795_600_000.0,
                 )
             session.commit()
-        dependencies.results.forget_result(result_id)
+        if elsewhere_s is None:
+            dependencies.results.forget_result(result_id)
+        else:
+            time.sleep(elsewhere_s)
         return first, service.cards(body)[0]
 
     return card
@@ -81,6 +94,11 @@ REJECTED = {"action": AnswerAction.REJECTED, "reason": AnswerReason.ARTEFACT}
 
 def topic(card):
     return card["source"]["topic"]["code"]
+
+
+def test_a_signature_in_another_process_is_seen_within_a_second(signed):
+    first, second = signed(elsewhere_s=1.0, **EDITED)
+    assert (topic(first), topic(second)) == ("finding", "no-finding")
 
 
 def test_an_answer_that_nobody_signed_changes_nothing(signed):

@@ -48,3 +48,37 @@ def test_only_the_last_few_are_kept():
     for number in range(300):
         cache.keep(str(number), job("1"))
     assert (cache.find("0"), cache.find("299").row.result_id) == (None, "1")
+
+
+def test_what_was_compared_a_moment_ago_is_not_compared_again():
+    clock = Clock()
+    cache = ResultCache(clock)
+    cache.keep("a", job("1"))
+    clock.now = 0.9
+    assert cache.to_compare(["a", "b"]) == frozenset()
+    clock.now = 1.0
+    assert cache.to_compare(["a", "b"]) == {"1"}
+
+
+def test_what_is_as_it_was_is_kept():
+    clock = Clock(1.0)
+    cache = ResultCache(clock)
+    cache.keep("a", job("1"))
+    cache.compare(frozenset({"1"}), {"1": 0})
+    assert cache.find("a") is not None
+    assert cache.to_compare(["a"]) == frozenset()
+
+
+def test_what_was_signed_in_another_process_is_forgotten():
+    cache = ResultCache()
+    cache.keep("a", job("1"))
+    cache.keep("b", job("2"))
+    cache.compare(frozenset({"1", "2"}), {"1": 2, "2": 0})
+    assert (cache.find("a"), cache.find("b") is None) == (None, False)
+
+
+def test_a_result_that_is_gone_is_forgotten():
+    cache = ResultCache()
+    cache.keep("a", job("1"))
+    cache.compare(frozenset({"1"}), {})
+    assert cache.find("a") is None
