@@ -214,7 +214,8 @@ def _begin_sqlite(turn: _WriterTurn, connection: Connection) -> None:
 
 
 def _tell_unavailable(context: ExceptionContext) -> ServiceUnavailable | None:
-    if type(context.sqlalchemy_exception) not in _UNAVAILABLE or context.is_pre_ping:
+    is_lost = context.is_disconnect or type(context.sqlalchemy_exception) in _UNAVAILABLE
+    if context.is_pre_ping or not is_lost:
         return None
     if getattr(context.original_exception, "sqlstate", None) in _TOO_LONG:
         return ServiceUnavailable("the database takes too long", code="database_timeout")
