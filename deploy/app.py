@@ -39,7 +39,8 @@ from rayhook.deploy.database import Database, create_database, ensure_schema
 from rayhook.deploy.health import Check, Health
 from rayhook.deploy.health import build_router as health_router
 from rayhook.deploy.health_checks import engine_check, storage_checks
-from rayhook.deploy.kms import open_keyring
+from rayhook.deploy.key_use import note_uses
+from rayhook.deploy.kms import await_kms, open_keyring
 from rayhook.deploy.metrics import build_router as metrics_router
 from rayhook.deploy.middleware import RequestContext, WhileStarting
 from rayhook.deploy.problems import install_problem_handlers
@@ -122,7 +123,10 @@ def create_app(settings: Settings, health: Health) -> FastAPI:
     installed = load_models()
     running = select_models(installed, settings.models)
 
+    stopping = threading.Event()
+
     def start(app: FastAPI, stack: ExitStack) -> None:
+        await_kms(settings, health, stopping)
         service = stack.enter_context(build_service(settings, registry, installed=installed, running=running))
         mount(app, service)
         stack.enter_context(_working(service))
@@ -138,6 +142,7 @@ def create_app(settings: Settings, health: Health) -> FastAPI:
         starting.add_done_callback(partial(_tell_failure, health))
         yield
         log.info("service_stopping")
+        stopping.set()
         await asyncio.wait([starting])
         await run_in_threadpool(stack.close)
 
@@ -395,6 +400,7 @@ def _record(service: Service, kind: AuditKind) -> None:
 
 def _checkpoint(service: Service) -> None:
     with service.database.sessions() as session:
+        note_uses(session, service.keyring)
         service.audit.checkpoint(session)
         session.commit()
 

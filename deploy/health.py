@@ -96,6 +96,8 @@ class Health:
         self._pool = ThreadPoolExecutor(_MOST_CHECKS, thread_name_prefix="health-check")
         self._askers = ThreadPoolExecutor(_ASKERS, thread_name_prefix="health")
         self.failure: BaseException | None = None
+        # What the start cannot go on without, and tries to have again and again: the check's name, and why.
+        self.waiting: tuple[str, RayhookError] | None = None
 
     @property
     def phase(self) -> Phase:
@@ -122,7 +124,9 @@ class Health:
 
     def ready(self) -> Report:
         """Return whether requests may come here."""
-        phase = self._phase
+        phase, waiting = self._phase, self.waiting
+        if phase is Phase.STARTING and waiting is not None:
+            return Report(phase, {waiting[0]: Condition.UNAVAILABLE})
         return Report(phase, self._examined() if phase is Phase.RUNNING else {})
 
     def started(self) -> tuple[bool, Report]:

@@ -1,16 +1,23 @@
 """Where this installation's keyring is, and the client of AWS KMS that opens it where one is configured."""
 
 import ipaddress
+import threading
 from typing import Final
 from urllib.parse import urlsplit
+
+import structlog
 
 from rayhook.auth.keyring_file import KeyringFile
 from rayhook.auth.keys import Keyring
 from rayhook.auth.kms import KMSWrap
+from rayhook.deploy.health import Health
 from rayhook.deploy.settings import StorageSettings
-from rayhook.fhir.errors import InvalidRequest
+from rayhook.fhir.errors import InvalidRequest, ServiceUnavailable
 
 _TIMEOUT_S: Final = 5
+_ASK_AGAIN_S: Final = 5.0
+
+log = structlog.get_logger(__name__)
 
 
 def keyring_file(settings: StorageSettings) -> KeyringFile:
@@ -22,6 +29,28 @@ def open_keyring(settings: StorageSettings) -> Keyring:
     """Return the keyring, made where there is none. Raises ServiceUnavailable as Keyring.load_or_create does."""
     source = keyring_file(settings)
     return Keyring.load_or_create(source.path, source.wrap)
+
+
+def await_kms(settings: StorageSettings, health: Health, stopping: threading.Event) -> None:
+    """Return once the keyring opens; while the KMS is away, ask again and let `health` say so.
+
+    Nothing is read meanwhile, and nothing takes the KMS's place. Raises ServiceUnavailable for a keyring that does
+    not open for another reason, and when told to stop.
+    """
+    if settings.kms_key is None:
+        return
+    while True:
+        try:
+            open_keyring(settings)
+        except ServiceUnavailable as error:
+            if error.code != "kms_unavailable" or stopping.is_set():
+                raise
+            log.error("kms_unavailable", reason=error.message)  # noqa: TRY400 - the reason says it all
+            health.waiting = ("kms", error)
+        else:
+            health.waiting = None
+            return
+        stopping.wait(_ASK_AGAIN_S)
 
 
 def kms_wrap(key_uri: str, installation: str) -> KMSWrap:

@@ -38,7 +38,10 @@ class WhileStarting:
         if is_there or scope["type"] != "http" or scope["path"].startswith(HEALTH):
             await self.app(scope, receive, send)
             return
-        error = ServiceUnavailable("the service is starting", code="starting")
+        waiting = self.health.waiting
+        error = (
+            ServiceUnavailable("the service is starting", code="starting") if waiting is None else waiting[1]
+        )
         headers = {"Cache-Control": "no-store", "Retry-After": str(_STARTING_S)}
         await JSONResponse(operation_outcome(error), error.status, headers)(scope, receive, send)
 
