@@ -3,15 +3,12 @@
 Spec: DICOM PS3.18 10.4 (Retrieve Transaction), RFC 2387 (multipart/related)
 """
 
-import re
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from email.message import Message
 
 import structlog
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser
 
 from rayhook.fhir.errors import (
     IdentityConflict,
@@ -26,6 +23,7 @@ from rayhook.fhir.references import is_uid
 from rayhook.fhir.transport import StreamedResponse, Transport
 from rayhook.inference.decode_limits import DecodeLimits
 from rayhook.inference.dicom_header import read_header
+from rayhook.inference.multipart import PartCollector, media_type
 from rayhook.inference.study import StudyReference
 
 log = structlog.get_logger()
@@ -42,7 +40,6 @@ _ACCEPT = (
 _NOT_ACCEPTABLE = 406
 _STUDY_INSTANCE_UID = 0x0020000D
 _HEADER_BYTES = 1 * _MIB
-_CONTENT_TYPE = re.compile(rb"content-type", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,85 +188,25 @@ def _check_study(instance: bytes, study_uid: str) -> None:
 
 def _parts(response: StreamedResponse) -> Iterator[bytes]:
     """Yield the parts of a multipart/related answer, or the one file of a plain answer."""
-    kind, parameters = _media_type(response.headers.get("content-type", ""))
+    kind, parameters = media_type(response.headers.get("content-type", ""))
     if kind == _DICOM:
         yield b"".join(response.iter_bytes())
         return
     boundary = parameters.get("boundary", "")
     if kind != "multipart/related" or not boundary:
         raise UpstreamError("the PACS did not answer with DICOM files", code="not_dicom_multipart")
-    collector = _PartCollector()
-    parser = collector.parser(boundary)
+    try:
+        yield from _collected(response, boundary)
+    except InvalidRequest as error:
+        raise UpstreamError("the PACS's multipart is malformed", code="not_dicom_multipart") from error
+
+
+def _collected(response: StreamedResponse, boundary: str) -> Iterator[bytes]:
+    collector = PartCollector(boundary, max_part_bytes=sys.maxsize)  # the transport bounds the whole
     for chunk in response.iter_bytes():
-        try:
-            parser.write(chunk)
-        except FormParserError as error:
-            raise UpstreamError("the PACS's multipart is malformed", code="not_dicom_multipart") from error
-        yield from collector.take()
+        for part in collector.write(chunk):
+            if part.media_type not in (None, _DICOM):
+                raise UpstreamError("a part of the PACS's answer is not DICOM", code="not_dicom_multipart")
+            yield part.data
     if not collector.ended:
         raise UpstreamError("the PACS's answer is cut off", code="truncated_response")
-
-
-def _media_type(text: str) -> tuple[str, Mapping[str, str]]:
-    message = Message()
-    message["content-type"] = text.replace("\r", " ").replace("\n", " ")
-    return message.get_content_type(), dict(message.get_params(failobj=[])[1:])
-
-
-class _PartCollector:
-    """Gathers the parser's pieces into whole parts."""
-
-    def __init__(self) -> None:
-        self.ended = False
-        self._whole: list[bytes] = []
-        self._part = bytearray()
-        self._name = bytearray()
-        self._value = bytearray()
-
-    def parser(self, boundary: str) -> MultipartParser:
-        return MultipartParser(
-            boundary.encode("latin-1"),
-            {
-                "on_end": self._on_end,
-                "on_header_begin": self._on_header_begin,
-                "on_header_end": self._on_header_end,
-                "on_header_field": self._on_header_field,
-                "on_header_value": self._on_header_value,
-                "on_part_begin": self._on_part_begin,
-                "on_part_data": self._on_part_data,
-                "on_part_end": self._on_part_end,
-            },
-        )
-
-    def take(self) -> list[bytes]:
-        whole, self._whole = self._whole, []
-        return whole
-
-    def _on_part_begin(self) -> None:
-        self._part = bytearray()
-
-    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        self._part += memoryview(data)[start:end]
-
-    def _on_part_end(self) -> None:
-        self._whole.append(bytes(self._part))
-        self._part = bytearray()
-
-    def _on_end(self) -> None:
-        self.ended = True
-
-    def _on_header_begin(self) -> None:
-        self._name, self._value = bytearray(), bytearray()
-
-    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
-
-    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _on_header_end(self) -> None:
-        if not _CONTENT_TYPE.fullmatch(self._name):
-            return
-        kind, _ = _media_type(self._value.decode("latin-1"))
-        if kind != _DICOM:
-            raise UpstreamError("a part of the PACS's answer is not DICOM", code="not_dicom_multipart")

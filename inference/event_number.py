@@ -70,6 +70,14 @@ class EventNumbers:
         last = max((self.told, self.complete or 0, *self.ahead))
         return replace(self, complete=last, ahead=(), told=last, is_lost=True)
 
+    def at_least(self, count: int) -> Self:
+        """Return the state after an event that says how many there were when it was sent; it may be an old one."""
+        return self if self.complete is None else replace(self, told=max(self.told, count))
+
+    def missed(self) -> Self:
+        """Return the state after something happened, and nobody said to what."""
+        return replace(self, is_lost=True)
+
     def caught_up(self) -> Self:
         return replace(self, is_lost=False)
 

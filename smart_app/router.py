@@ -11,6 +11,7 @@ from rayhook.smart_app.images import build_image_router
 from rayhook.smart_app.language import build_language_router
 from rayhook.smart_app.launch import build_launch_router
 from rayhook.smart_app.model_card import build_model_router, build_staff_model_router
+from rayhook.smart_app.notifications import build_notification_router
 from rayhook.smart_app.overlay import build_overlay_router
 from rayhook.smart_app.pages import Pages
 from rayhook.smart_app.performance import build_performance_router
@@ -41,6 +42,7 @@ def build_router(deps: SMARTDependencies) -> APIRouter:
     router.include_router(build_image_router(deps, gate))
     router.include_router(build_overlay_router(deps, gate))
     router.include_router(build_viewer_router(viewer_files))
+    router.include_router(build_notification_router(deps))
     router.include_router(build_fhir_router(deps, gate))
     router.include_router(build_staff_routers(deps, pages, gate.of_staff))
     return router

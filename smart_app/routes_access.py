@@ -16,6 +16,8 @@ CDS_CLIENT: Final = translatable("a CDS client's signed call")
 EMERGENCY: Final = translatable("a live session of a practitioner without a role, where their EHR offers it")
 LAUNCH: Final = translatable("an EHR's launch, or the end of a session")
 SESSION: Final = translatable("a live session, for what its page looks like and whether it lives")
+EHR_NOTIFICATION: Final = translatable("an EHR's notification, with the secret of its subscription")
+DICOM_SENDER: Final = translatable("a registered sender of images, by its secret or its EHR's token")
 METRICS: Final = translatable("a scraper on this machine, or one that shows the token")
 SIGN_IN: Final = translatable("who is about to sign in or out, within limits")
 STAFF: Final = translatable("anybody of the staff who is signed in")
@@ -28,8 +30,11 @@ OPEN: Final[Mapping[str, str]] = {
     "/cds-services/documentation": PUBLIC,
     "/cds-services/{service_id}": CDS_CLIENT,
     "/cds-services/{service_id}/feedback": CDS_CLIENT,
+    "/dicom-web/studies": DICOM_SENDER,
+    "/dicom-web/studies/{study}": DICOM_SENDER,
     "/emergency": EMERGENCY,
     "/fhir/R4/metadata": PUBLIC,
+    "/fhir/subscriptions/{ehr_id}": EHR_NOTIFICATION,
     "/health/live": PUBLIC,
     "/health/ready": PUBLIC,
     "/health/startup": PUBLIC,
