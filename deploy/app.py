@@ -31,6 +31,7 @@ from rayhook.auth.registry import EHR, EHRRegistry, load_registry
 from rayhook.auth.tokens import JWKSCache
 from rayhook.cds_hooks.dependencies import CDSDependencies
 from rayhook.cds_hooks.router import build_router as cds_router
+from rayhook.deploy.analysis import Analysis, Outside, analysis_checks, analysis_parts
 from rayhook.deploy.audit_forwarding import Forwarding, audit_origins
 from rayhook.deploy.audit_watch import load_thresholds, watching
 from rayhook.deploy.backend_tokens import backend_tokens
@@ -38,20 +39,18 @@ from rayhook.deploy.configuration import Configuration, record_changes
 from rayhook.deploy.database import Database, create_database, ensure_schema
 from rayhook.deploy.health import Check, Health
 from rayhook.deploy.health import build_router as health_router
-from rayhook.deploy.health_checks import engine_check, storage_checks
+from rayhook.deploy.health_checks import storage_checks
 from rayhook.deploy.key_use import note_uses
 from rayhook.deploy.kms import await_kms, open_keyring
 from rayhook.deploy.metrics import build_router as metrics_router
 from rayhook.deploy.middleware import RequestContext, WhileStarting
 from rayhook.deploy.problems import install_problem_handlers
 from rayhook.deploy.production import require_secure
-from rayhook.deploy.settings import Settings
+from rayhook.deploy.settings import Settings, WorkerMode
 from rayhook.deploy.settings_view import settings_view
 from rayhook.fhir.errors import RayhookError
 from rayhook.fhir.transport import Transport
-from rayhook.inference.analysis import Analyser
 from rayhook.inference.decode import Decoder
-from rayhook.inference.engine import Engine, export_all
 from rayhook.inference.held_out import load_held_out
 from rayhook.inference.job_table import Authorization
 from rayhook.inference.pipeline import Pipeline
@@ -60,6 +59,7 @@ from rayhook.inference.registry import Manifest, ModelPackage, load_models, sele
 from rayhook.inference.results import StoredResult
 from rayhook.inference.sign_off_queue import SignOffQueue
 from rayhook.smart_app.dependencies import SMARTDependencies
+from rayhook.smart_app.retrievals import Retrievals
 from rayhook.smart_app.router import build_router as smart_router
 
 log = structlog.get_logger(__name__)
@@ -82,14 +82,20 @@ class Service:
     audit: AuditLog
     transport: Transport
     installed: tuple[ModelPackage, ...]
-    engines: dict[str, Engine]
-    queue: AnalysisQueue
-    pipeline: Pipeline
+    analysis: Analysis
     sign_off: SignOffQueue
     viewer_decoder: Decoder
     jwks: JWKSCache
     watching: Watching
     verifier: Verifier
+
+    @property
+    def queue(self) -> AnalysisQueue:
+        return self.analysis.queue
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return self.analysis.pipeline
 
     @property
     def manifests(self) -> tuple[Manifest, ...]:
@@ -107,7 +113,7 @@ class Service:
             keyring_path=settings.keyring_path,
             anchor=settings.anchor_path,
         )
-        return (*storage, engine_check(self.engines.values()))
+        return (*storage, *analysis_checks(self.analysis))
 
 
 def create_app(settings: Settings, health: Health) -> FastAPI:
@@ -131,7 +137,7 @@ def create_app(settings: Settings, health: Health) -> FastAPI:
         mount(app, service)
         stack.enter_context(_working(service))
         health.begin(service.checks)
-        log.info("service_started", models=len(service.engines), ehrs=len(registry))
+        log.info("service_started", models=len(running), ehrs=len(registry))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -191,27 +197,25 @@ def build_service(
         stack.callback(transport.close)
         jwks = JWKSCache(transport)
         stack.callback(jwks.close)
-        export_all(running, settings.engine_cache)
-        engines = {}
-        for package in running:
-            engine = Engine.start(package, settings.engine_cache, threads=settings.engine_threads)
-            stack.callback(engine.close)
-            engines[package.manifest.id] = engine
-        decoder = stack.enter_context(Decoder(children=settings.decoder_processes))
         viewer_decoder = stack.enter_context(Decoder(children=settings.viewer_decoder_processes))
         audit = AuditLog(keyring, anchor=settings.anchor_path)
         trail = (database.sessions, database.reading, keyring, audit)
         tokens = backend_tokens(transport, keyring, database.sessions, audit)
-        pipeline = Pipeline(
-            sessions=database.sessions,
-            registry=registry,
-            transport=transport,
-            keyring=keyring,
-            audit=audit,
-            analyser=Analyser(running, engines, decoder),
-            organization=settings.organization,
-            backend=tokens,
-            lease_s=settings.job_lease_s,
+        analysis = stack.enter_context(
+            analysis_parts(
+                Outside(
+                    settings=settings,
+                    database=database,
+                    keyring=keyring,
+                    registry=registry,
+                    audit=audit,
+                    transport=transport,
+                    tokens=tokens,
+                ),
+                running,
+                works_here=settings.worker is WorkerMode.EMBEDDED,
+                decoder=viewer_decoder,
+            )
         )
         couriers = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="dicom-objects"))
         sign_off = SignOffQueue(
@@ -221,7 +225,7 @@ def build_service(
             audit=audit,
             transport=transport,
             backend=partial(_own_token, tokens),
-            on_written=partial(_store_beside, couriers, pipeline),
+            on_written=partial(_store_beside, couriers, analysis.pipeline),
         )
         yield Service(
             settings=settings,
@@ -231,9 +235,7 @@ def build_service(
             audit=audit,
             transport=transport,
             installed=installed,
-            engines=engines,
-            queue=AnalysisQueue(database.reading),
-            pipeline=pipeline,
+            analysis=analysis,
             sign_off=sign_off,
             viewer_decoder=viewer_decoder,
             jwks=jwks,
@@ -259,6 +261,7 @@ def mount(app: FastAPI, service: Service) -> None:
         models=service.pipeline.analyser.identities,
         deliver_again=service.pipeline.deliver_again,
         public_base_url=settings.public_base_url,
+        intake=settings.intake,
         wait_s=settings.hook_wait_s,
     )
     smart = SMARTDependencies(
@@ -277,12 +280,14 @@ def mount(app: FastAPI, service: Service) -> None:
         held_out=load_held_out(service.installed),
         report_changed=cds.results.forget_result,
         public_base_url=settings.public_base_url,
+        intake=settings.intake,
         organization=settings.organization,
         watching=service.watching,
         verifier=service.verifier,
         retention=settings.retention_policy,
         version=version("rayhook"),
         settings=settings_view(settings),
+        retrievals=Retrievals(settings.viewer_retrievals),
     )
     app.include_router(cds_router(cds))
     app.include_router(smart_router(smart))
@@ -308,17 +313,15 @@ def _working(service: Service) -> Iterator[None]:
             service.jwks.warm(
                 ehr.cds_client.issuer, ehr.cds_client.jwks_url, allowed_origins=ehr.jwks_origins
             )
-    service.queue.start(service.pipeline.run, service.settings.pipeline_threads)
     threading.Thread(target=_warm_up, args=(service,), name="warm-up", daemon=True).start()
     try:
         alarm = DecryptionAlarm(service.keyring, service.database.sessions, service.audit)
         watch = watching(
             service.watching, service.verifier, verify_every_s=service.settings.audit_verify_interval_s
         )
-        with _forwarding(service).running(), alarm.listening(), watch:
+        with _forwarding(service).running(), alarm.listening(), watch, service.analysis.running():
             yield
     finally:
-        service.queue.close()
         stopping.set()
         checkpoints.join()
         _record(service, AuditKind.APPLICATION_STOPPED)
@@ -326,7 +329,8 @@ def _working(service: Service) -> Iterator[None]:
 
 
 def _record_configuration(service: Service) -> None:
-    running = [package for package in service.installed if package.manifest.id in service.engines]
+    ids = {identity.id for identity in service.pipeline.analyser.identities}
+    running = [package for package in service.installed if package.manifest.id in ids]
     configuration = Configuration.of(service.keyring, service.settings, service.registry, running)
     with service.database.sessions() as session:
         changed = record_changes(session, service.keyring, service.audit, configuration)

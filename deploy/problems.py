@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from rayhook.fhir.errors import (
     InvalidRequest,
     NotFound,
+    Overloaded,
     QueueFull,
     RateLimited,
     RayhookError,
@@ -37,7 +38,7 @@ def problem_response(request: Request, error: RayhookError) -> Response:
         error = Unauthenticated("authentication is required")
     elif challenge is not None:
         headers["WWW-Authenticate"] = challenge
-    if isinstance(error, RateLimited | QueueFull):
+    if isinstance(error, Overloaded | QueueFull | RateLimited):
         headers["Retry-After"] = str(error.retry_after_s)
     return JSONResponse(
         operation_outcome(error),

@@ -8,6 +8,7 @@ RayhookError
 ├── NotFound                  404
 ├── NotAcceptable             406  no form of the answer that we have
 ├── Conflict                  409  somebody else was first, or the state of things does not allow it
+├── Erased                    410  it was about a patient whose key was destroyed since
 ├── PrefetchUnavailable       412  data the service needs could not be had (CDS Hooks)
 ├── PayloadTooLarge           413
 ├── UnsupportedMediaType      415
@@ -26,6 +27,7 @@ RayhookError
 └── ServiceUnavailable        503
     ├── AuditUnavailable      503  no audit, no access
     ├── EngineUnavailable     503  the inference engine does not answer
+    ├── Overloaded            503  more at the same time than may be: ask again in a moment
     └── QueueFull             503  as many analyses wait as may: ask again later
 
 Messages name the field and the rule, never a patient's value.
@@ -88,6 +90,17 @@ class Conflict(RayhookError):
     status = 409
     issue_type = "conflict"
     code = "conflict"
+
+
+class Erased(RayhookError):
+    """Spec: FHIR R4 http.html#delete (410)."""
+
+    status = 410
+    issue_type = "deleted"
+    code = "erased"
+
+    def __init__(self, message: str = "the patient's data were erased") -> None:
+        super().__init__(message)
 
 
 class NotAcceptable(RayhookError):
@@ -217,6 +230,16 @@ class QueueFull(ServiceUnavailable):
     code = "queue_full"
 
     def __init__(self, message: str, *, retry_after_s: int = 30) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(ServiceUnavailable):
+    """`retry_after_s` is for the header Retry-After."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: int = 2) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 

@@ -22,6 +22,7 @@ from rayhook.inference.queue import AnalysisQueue
 from rayhook.inference.registry import Manifest
 from rayhook.inference.sign_off_queue import SignOffQueue
 from rayhook.inference.study import ModelIdentity
+from rayhook.smart_app.retrievals import Retrievals
 from rayhook.smart_app.sign_in_limit import SignInLimit
 
 
@@ -77,6 +78,7 @@ class SMARTDependencies:
     version: str = ""
     settings: tuple[SettingView, ...] = ()
     sign_in_limit: SignInLimit = field(default_factory=SignInLimit)
+    retrievals: Retrievals = field(default_factory=Retrievals)
     clock: Callable[[], float] = time.time
 
     @property

@@ -15,6 +15,7 @@ from rayhook.fhir.errors import (
     Forbidden,
     IdentityConflict,
     NotFound,
+    Overloaded,
     RayhookError,
     UpstreamError,
     UpstreamRefused,
@@ -273,7 +274,10 @@ class ImageAccess:
         """
         token = viewer.session.access_token if reference.token_required else None
         try:
-            return ask(token)
+            with self._deps.retrievals.turn(agent_of(viewer.user)):
+                return ask(token)
+        except Overloaded:
+            raise  # nothing was asked
         except RayhookError as error:
             refused = isinstance(error, EgressDenied)
             kind = AuditKind.TRANSPORT_ADDRESS_REFUSED if refused else AuditKind.DICOMWEB_STUDY_FAILED

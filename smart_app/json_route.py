@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse, Response
 
-from rayhook.fhir.errors import InvalidRequest, RayhookError, Unauthenticated
+from rayhook.fhir.errors import InvalidRequest, Overloaded, RayhookError, Unauthenticated
 from rayhook.smart_app import i18n, window
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
@@ -40,5 +40,8 @@ def _problem(error: RayhookError) -> Response:
     log.info("image_refused", status=error.status, code=error.code)
     if isinstance(error, Unauthenticated):
         error = Unauthenticated("the session has ended")
+    headers = (
+        {**NO_STORE, "Retry-After": str(error.retry_after_s)} if isinstance(error, Overloaded) else NO_STORE
+    )
     told = {"code": error.code, "message": error.message, "retryable": error.retryable}
-    return JSONResponse(told, status_code=error.status, headers=NO_STORE)
+    return JSONResponse(told, status_code=error.status, headers=headers)

@@ -108,6 +108,7 @@ export class Failure extends Error {
 }
 
 const PATIENCE_MS = 40_000;
+const TRIES = 4;
 
 export async function fetchJson<T>(url: string, signal?: AbortSignal): Promise<T> {
   const response = await get(url, signal);
@@ -136,15 +137,43 @@ function windowMark(): string {
 async function get(url: string, signal?: AbortSignal): Promise<Response> {
   const patience = AbortSignal.timeout(PATIENCE_MS);
   const both = signal ? AbortSignal.any([signal, patience]) : patience;
-  let response: Response;
+  for (let tries = 1; ; tries += 1) {
+    const response = await answer(url, both, signal, patience);
+    if (response.ok) return response;
+    const pauseMs = comeAgainMs(response);
+    if (pauseMs === undefined || tries === TRIES || both.aborted) throw await refusal(response);
+    await pause(pauseMs, both);
+  }
+}
+
+async function answer(
+  url: string,
+  both: AbortSignal,
+  signal: AbortSignal | undefined,
+  patience: AbortSignal,
+): Promise<Response> {
   try {
-    response = await fetch(url, { signal: both, headers: { Accept: ACCEPT, "X-Rayhook-Window": windowMark() } });
+    return await fetch(url, { signal: both, headers: { Accept: ACCEPT, "X-Rayhook-Window": windowMark() } });
   } catch (error) {
     if (signal?.aborted) throw error;
     throw new Failure(patience.aborted ? "upstream_timeout" : "network", "", true);
   }
-  if (!response.ok) throw await refusal(response);
-  return response;
+}
+
+/** How long the server asks to wait where it has more to do than it can; undefined for any other refusal. */
+function comeAgainMs(response: Response): number | undefined {
+  const seconds = Number(response.headers.get("Retry-After") ?? "0");
+  return response.status === 503 && seconds > 0 && seconds <= 10 ? seconds * 1000 : undefined;
+}
+
+function pause(milliseconds: number, until: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, milliseconds);
+    until.addEventListener("abort", () => {
+      clearTimeout(timer);
+      resolve();
+    });
+  });
 }
 
 async function body(response: Response): Promise<ArrayBuffer> {

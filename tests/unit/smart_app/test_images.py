@@ -132,6 +132,16 @@ def test_what_the_pacs_says_is_told_and_audited(imaging, browser, status, code, 
     assert (record.kind, record.detail["code"]) == ("dicomweb:study:failed", code)
 
 
+def test_who_finds_the_pacs_taken_is_told_when_to_come_again(imaging, browser, monkeypatch):
+    monkeypatch.setattr(imaging.deps.retrievals, "_most", 0)
+    events = len(imaging.world.audited())
+    answer = imaging.get(browser, imaging.study())
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert (answer.json()["code"], answer.json()["retryable"]) == ("overloaded", True)
+    assert imaging.asked == []
+    assert len(imaging.world.audited()) == events
+
+
 def test_images_of_another_study_are_not_shown(imaging, browser):
     access, viewer = fresh(imaging), viewer_of(imaging, browser)
     study, series, image = handles(imaging.image(3))
