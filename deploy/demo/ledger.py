@@ -77,8 +77,10 @@ class LedgerFile:
 
 def read_ledger(path: Path) -> Iterator[Entry]:
     """Yield the entries in the order in which they were noted."""
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            fields = json.loads(line)
-            fields["act"], fields["outcome"] = Act(fields["act"]), Outcome(fields["outcome"])
-            yield Entry(**fields)
+    with path.open("rb") as lines:
+        yield from map(entry_of, lines)
+
+
+def entry_of(line: bytes) -> Entry:
+    fields = json.loads(line)
+    return Entry(**{**fields, "act": Act(fields["act"]), "outcome": Outcome(fields["outcome"])})

