@@ -5,7 +5,8 @@ Spec: DICOM PS3.18 10.4 (Retrieve Transaction), RFC 2387 (multipart/related)
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import structlog
@@ -17,6 +18,7 @@ from rayhook.fhir.errors import (
     NotFound,
     UpstreamError,
     UpstreamRefused,
+    UpstreamUnauthorized,
     UpstreamUnavailable,
 )
 from rayhook.fhir.references import is_uid
@@ -58,7 +60,7 @@ def retrieve_study(
     allowed_origins: frozenset[str],
     access_token: str | None,
     limits: RetrievalLimits,
-) -> Iterator[bytes]:
+) -> Generator[bytes]:
     """Yield each DICOM file of the study as it comes in.
 
     Raises NotFound, UpstreamRefused, UpstreamUnavailable, UpstreamTimeout and EgressDenied; UpstreamError for
@@ -73,6 +75,18 @@ def retrieve_study(
         access_token=access_token,
         limits=limits,
     )
+
+
+def begun(files: Generator[bytes]) -> Generator[bytes]:
+    """Wait for the first file, and return them all: whether the PACS took the token is known then."""
+    first = next(files)
+    return _rest(first, files)
+
+
+def _rest(first: bytes, files: Generator[bytes]) -> Generator[bytes]:
+    with closing(files):
+        yield first
+        yield from files
 
 
 def retrieve_instance(
@@ -164,8 +178,10 @@ def check_status(status: int) -> None:
         return
     if status in (204, 404, 410):
         raise NotFound("the PACS has no such study", code="study_not_found")
-    if status in (401, 403):
-        raise UpstreamRefused(f"the PACS answered {status} to the token")
+    if status == 401:  # noqa: PLR2004 (RFC 9110)
+        raise UpstreamUnauthorized("the PACS answered 401 to the token")
+    if status == 403:  # noqa: PLR2004 (RFC 9110)
+        raise UpstreamRefused("the PACS answered 403 to the token")
     if status in (408, 429) or status >= 500:  # noqa: PLR2004 (RFC 9110)
         raise UpstreamUnavailable(f"the PACS answered {status}")
     raise UpstreamError(f"the PACS answered {status}")

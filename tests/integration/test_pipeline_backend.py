@@ -54,11 +54,19 @@ def spent(hospital):
     return replace(hospital.token("lesion"), expires_at=time.time() - 1)
 
 
+def ended_early(hospital):
+    """The EHR said that it would live for five minutes, and ended it at once: its user left."""
+    token = hospital.token("lesion")
+    hospital.demo.authorization.tokens.revoke(token.access_token)
+    return token
+
+
 @pytest.mark.parametrize(
     "token",
     [
         pytest.param(lambda _: None, id="no token"),
         pytest.param(spent, id="spent"),
+        pytest.param(ended_early, id="ended early"),
         pytest.param(lambda hospital: hospital.token("lesion", READ), id="too narrow"),
     ],
 )
