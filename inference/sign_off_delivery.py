@@ -6,6 +6,7 @@ Spec: FHIR R4 http.html#update, http.html#concurrency (If-Match), http.html#tran
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from rayhook.auth.registry import EHR
@@ -26,6 +27,8 @@ _VERSIONED = re.compile(
 )
 _ETAG = re.compile(r'(?:W/)?"(?P<version>[A-Za-z0-9.-]{1,64})"')
 _REVISED_TYPES = ("DiagnosticReport", "Observation")
+# What an EHR keeps as it got it, and in which no two versions are alike: each has the instant of its own act.
+_TELLING = ("status", "issued", "conclusion", "valueString")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class _Copy:
     id: str
     version: str
     status: str
+    content: Resource = field(repr=False)
 
 
 def may_revise(scopes: ScopeSet) -> bool:
@@ -103,6 +107,9 @@ class _Writer:
             if self._missing(copies):
                 # Its index is behind: a conditional create would find them after all, and change nothing.
                 raise UpstreamError("the EHR does not find what it took", code="not_found_at_ehr")
+        taken = self._taken_before(copies)
+        if taken:
+            return taken
         if not self.is_forced:
             self._expect_ours(copies)
         sent = (*self._supporting(), *self.resources)
@@ -129,8 +136,23 @@ class _Writer:
                 local = next((wanted[key] for key in _keys(one) if key in wanted), None)
                 if local is not None and one["resourceType"] == kind:
                     version = str(one.get("meta", {}).get("versionId", ""))
-                    copies[local] = _Copy(one["id"], version, str(one.get("status")))
+                    copies[local] = _Copy(one["id"], version, str(one.get("status")), one)
         return copies
+
+    def _taken_before(self, copies: Mapping[str, _Copy]) -> dict[str, str]:
+        """Return the EHR's versions where it has this one: it took it, and its answer was lost on the way to us.
+
+        A transaction is taken as a whole or not at all, so one resource that differs was changed since.
+        """
+        wanted = {local_reference(one): one for one in self.resources if _is_revised(one)}
+        if not all(
+            local in copies and _tells_the_same(copies[local].content, one) for local, one in wanted.items()
+        ):
+            return {}
+        return {
+            local: f"{local.partition('/')[0]}/{copies[local].id}/_history/{copies[local].version}"
+            for local in wanted
+        }
 
     def _missing(self, copies: Mapping[str, _Copy]) -> bool:
         return any(local_reference(one) not in copies for one in self.stored.resources if _is_revised(one))
@@ -190,6 +212,21 @@ def _relinked(value: Any, links: Mapping[str, str]) -> Any:
         plain, marker, _ = reference.partition("/_history/")
         copy["reference"] = links.get(f"{plain}/_history" if marker else plain, reference)
     return copy
+
+
+def _tells_the_same(theirs: Resource, ours: Resource) -> bool:
+    """Return whether both are one version: an instant has many spellings. Spec: FHIR R4 datatypes.html#instant."""
+    return all(_told(theirs, element) == _told(ours, element) for element in _TELLING)
+
+
+def _told(resource: Resource, element: str) -> object:
+    value = resource.get(element)
+    if element != "issued" or not isinstance(value, str):
+        return value
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError:
+        return value
 
 
 def _is_revised(resource: Mapping[str, Any]) -> bool:

@@ -33,7 +33,7 @@ from rayhook.inference.job_table import Authorization
 from rayhook.inference.report import build_resources, transaction
 from rayhook.inference.results import DeliveryState
 from rayhook.inference.sign_off import SignRequest, seen_state, sign
-from rayhook.inference.sign_off_delivery import SignedDelivery
+from rayhook.inference.sign_off_delivery import SignedDelivery, write_signed
 from rayhook.inference.sign_off_queue import SignOffQueue
 from rayhook.inference.signature import SignAct, load_signatures
 from tests.unit.inference.samples import analysed, manifest, reference
@@ -213,6 +213,49 @@ def test_delivered_twice_is_written_once(site):
     site.queue.deliver(stored.id)
     site.queue.deliver(stored.id)
     assert len(site.history) == 2
+
+
+def taken_by_the_ehr(site, stored):
+    """Write the newest version as a worker does that ends before it notes the EHR's answer."""
+    signature = site.signed(stored)[-1]
+    written = {} if signature.version == 2 else site.signed(stored)[-2].written
+    done = write_signed(
+        site.queue.transport,
+        site.queue.registry.by_id(stored.ehr_id),
+        stored,
+        signature.resources,
+        site.token(),
+        written_before=written,
+        is_forced=False,
+    )
+    assert done.state is DeliveryState.DELIVERED
+
+
+@pytest.mark.parametrize("is_forced", [False, True])
+def test_a_version_whose_taking_was_not_heard_of_is_recognised(site, is_forced):
+    stored = site.store()
+    site.answer_and_sign(stored, lent=site.token())
+    taken_by_the_ehr(site, stored)
+    assert site.queue.deliver(stored.id, is_forced=is_forced) is DeliveryState.DELIVERED
+    assert [version["status"] for version in site.history] == ["preliminary", "final"]
+
+
+def test_the_version_after_one_not_heard_of_is_the_next(site):
+    stored = site.store()
+    site.answer_and_sign(stored, lent=site.token())
+    taken_by_the_ehr(site, stored)
+    site.answer_and_sign(stored, ABSENT, act=SignAct.CORRECT, expected=1, lent=site.token())
+    assert site.queue.deliver(stored.id) is DeliveryState.DELIVERED
+    assert [version["status"] for version in site.history] == ["preliminary", "final", "corrected"]
+
+
+@pytest.mark.parametrize("change", [{"conclusion": "by hand"}, {"status": "amended"}])
+def test_a_version_not_heard_of_that_somebody_changed_since_is_theirs(site, change):
+    stored = site.store()
+    site.answer_and_sign(stored, lent=site.token())
+    taken_by_the_ehr(site, stored)
+    site.ehr.store.update(site.reports[0] | change)
+    assert site.queue.deliver(stored.id) is DeliveryState.CONFLICT
 
 
 def test_a_copy_that_somebody_changed_is_not_written_over(site):
