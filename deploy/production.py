@@ -25,7 +25,13 @@ from rayhook.fhir.errors import InvalidRequest
 _DATABASE: Final = "DATABASE_URL"
 _DEMO_STAFF: Final = "demo-staff.json"
 _AWS_ENDPOINTS: Final = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS", "AWS_ENDPOINT_URL_S3")
-_SECRET_FILES: Final = ("audit_fhir_feed_token_file", "audit_syslog_key", "metrics_token_file", "tls_key")
+_SECRET_FILES: Final = (
+    "audit_fhir_feed_token_file",
+    "audit_syslog_key",
+    "database_password_file",
+    "metrics_token_file",
+    "tls_key",
+)
 _YES: Final = frozenset({"1", "on", "true", "y", "yes"})
 
 
@@ -102,7 +108,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
     problem = transport_problem(url)
     if problem is not None:
         yield Finding(_DATABASE, problem)
-    if _is_remote(url) and not _authenticates(url):
+    if _is_remote(url) and settings.database_password_file is None and not _authenticates(url):
         yield Finding(
             _DATABASE, "needs a password, or sslcert and sslkey, where PostgreSQL is reached over TCP"
         )
@@ -133,10 +139,9 @@ def _authenticates(url: URL) -> bool:
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
-    address: str | None = getattr(settings, "redis_url", None)
-    if address is None:
+    if settings.redis_url is None:
         return
-    parts = urlsplit(address)
+    parts = urlsplit(settings.redis_url)
     if parts.scheme == "unix":
         return
     if parts.scheme != "rediss":

@@ -86,6 +86,13 @@ def test_sockets_certificates_and_password_files_are_right(tmp_path, monkeypatch
     assert findings(production(tmp_path, database_url=url), {}) == []
 
 
+def test_a_password_in_a_file_is_right(tmp_path):
+    file = tmp_path / "password"
+    file.touch(0o600)
+    url = POSTGRESQL.replace(":s3cret", "")
+    assert findings(production(tmp_path, database_url=url, database_password_file=file), {}) == []
+
+
 def test_a_proxy_that_ends_tls_has_to_be_said(tmp_path):
     assert findings(production(tmp_path, host="0.0.0.0", tls_proxy=True), {}) == []
 
