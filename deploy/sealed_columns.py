@@ -15,6 +15,8 @@ from rayhook.auth.staff_oidc_requests import StaffOIDCRequestRow
 from rayhook.auth.staff_sessions import StaffSessionRow
 from rayhook.cds_hooks.feedback import CardFeedback
 from rayhook.inference.answers import FindingAnswerRow
+from rayhook.inference.arrival import ArrivalRow
+from rayhook.inference.arrival_source import ArrivalSourceRow
 from rayhook.inference.dicom_table import DICOMResult, DICOMSource
 from rayhook.inference.job_table import AnalysisJob
 from rayhook.inference.results import AnalysisResult
@@ -67,6 +69,8 @@ def _columns(
 SEALED_COLUMNS: Final[tuple[SealedColumn, ...]] = (
     *_columns(AnalysisJob, "reference", "authorization", under=Under.DATA_KEY),
     *_columns(AnalysisResult, "reference", "result", "key_image", "resources", under=Under.DATA_KEY),
+    *_columns(ArrivalRow, "content", under=Under.KEYRING),
+    *_columns(ArrivalSourceRow, "seen", under=Under.KEYRING),
     *_columns(
         AuditEventRow,
         *("agent_sealed", "patient_sealed", "entities_sealed", "detail_sealed", "context_sealed"),

@@ -6,6 +6,7 @@ Spec: DICOM PS3.18 10.4 (Retrieve Metadata), 10.6 (Search), annex F (DICOM JSON 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 import msgspec
@@ -68,6 +69,34 @@ class JSONAttributes:
         return values if isinstance(values, list) else []
 
 
+def search_studies(
+    transport: Transport,
+    dicomweb_url: str,
+    *,
+    dates: tuple[date, date],
+    limit: int,
+    offset: int,
+    allowed_origins: frozenset[str],
+    access_token: str | None,
+    deadline_s: float,
+) -> tuple[JSONAttributes, ...]:
+    """Return one page of what the PACS tells of the studies of these days, both included (QIDO-RS).
+
+    Spec: DICOM PS3.18 8.3.4 (query parameters), PS3.4 C.2.2.2.5 (range matching)
+    """
+    first, last = (one.strftime("%Y%m%d") for one in dates)
+    query = (
+        f"StudyDate={first}-{last}&includefield=NumberOfStudyRelatedInstances&limit={limit}&offset={offset}"
+    )
+    return _read_json(
+        transport,
+        f"{dicomweb_url}/studies?{query}",
+        allowed_origins=allowed_origins,
+        access_token=access_token,
+        deadline_s=deadline_s,
+    )
+
+
 def search_series(
     transport: Transport,
     reference: StudyReference,
@@ -122,9 +151,26 @@ def _read(
 ) -> tuple[JSONAttributes, ...]:
     """Raise as retrieve_study does; UpstreamError for what is no DICOM JSON."""
     check_uids(reference.study_instance_uid)
+    return _read_json(
+        transport,
+        f"{study_url(reference)}{path}",
+        allowed_origins=allowed_origins,
+        access_token=access_token,
+        deadline_s=deadline_s,
+    )
+
+
+def _read_json(
+    transport: Transport,
+    url: str,
+    *,
+    allowed_origins: frozenset[str],
+    access_token: str | None,
+    deadline_s: float,
+) -> tuple[JSONAttributes, ...]:
     response = transport.request(
         "GET",
-        f"{study_url(reference)}{path}",
+        url,
         allowed_origins=allowed_origins,
         deadline_s=deadline_s,
         headers={**dicomweb_headers(_ACCEPT, access_token), "Accept-Encoding": "gzip"},

@@ -6,7 +6,7 @@ We are no archive: what is here is a copy on its way, and goes after a day.
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -25,6 +25,7 @@ from rayhook.inference.study import StudyReference
 
 KEPT_S: Final = 86_400.0
 _AT_ONCE: Final = 500
+_LONGEST_S: Final = 5 * 86_400.0  # longer than any study waits for its EHR
 
 
 class ReceivedInstance(SQLModel, table=True):
@@ -57,6 +58,16 @@ class InstanceName:
 
 
 @dataclass(frozen=True, slots=True)
+class SpooledFile:
+    """One file that is in the spool and counts for nothing yet. id: its name there."""
+
+    id: str
+    name: InstanceName
+    digest_index: str
+    is_image: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ReceivedImages:
     """The spool and its rows. A row is committed after its file is on the disk, and removed before it."""
 
@@ -65,58 +76,41 @@ class ReceivedImages:
     keyring: Keyring
     clock: Callable[[], float] = time.time
 
-    def store(
-        self,
-        ehr_id: str,
-        name: InstanceName,
-        data: bytes,
-        *,
-        is_image: bool,
-        also: Callable[[Session], None] = lambda _: None,
-    ) -> Reception:
-        """Keep one file; `also` adds to the transaction that makes it count.
+    def put(self, name: InstanceName, data: bytes, *, is_image: bool) -> SpooledFile:
+        """Write one file to the spool.
 
         Raises ServiceUnavailable with code `spool_full` where there is no room for it.
         """
         digest_index = self.keyring.blind_index(hashlib.sha256(data).hexdigest(), purpose="received.digest")
-        instance_index = index(self.keyring, "received_instance", ehr_id, name.sop_instance_uid)
-        with self.sessions() as session:
-            known = _reception(session, instance_index, digest_index)
-            if known is not None:
-                also(session)
-                session.commit()
-                return known
+        file = SpooledFile(uuid.uuid4().hex, name, digest_index, is_image)
+        self.spool.write(file.id, [data])
+        return file
+
+    def admit(self, session: Session, ehr_id: str, file: SpooledFile) -> Reception:
+        """Let a file count from the caller's commit on. One that is not `stored` is for the caller to discard."""
+        instance_index = index(self.keyring, "received_instance", ehr_id, file.name.sop_instance_uid)
+        known = _reception(session, instance_index, file.digest_index)
+        if known is not None:
+            return known
         row = ReceivedInstance(
-            id=uuid.uuid4().hex,
+            id=file.id,
             ehr_id=ehr_id,
-            study_index=self._study_index(ehr_id, name.study_instance_uid),
+            study_index=self._study_index(ehr_id, file.name.study_instance_uid),
             instance_index=instance_index,
-            digest_index=digest_index,
-            is_image=is_image,
+            digest_index=file.digest_index,
+            is_image=file.is_image,
             received_at=self.clock(),
         )
-        self.spool.write(row.id, [data])
         try:
-            return self._commit(row, also)
-        except BaseException:
-            self.spool.remove(row.id)
-            raise
-
-    def _commit(self, row: ReceivedInstance, also: Callable[[Session], None]) -> Reception:
-        file_name, instance_index, digest_index = row.id, row.instance_index, row.digest_index
-        with self.sessions() as session:
-            try:
-                with session.begin_nested():
-                    session.add(row)
-            except IntegrityError:  # another request brought the same instance since the look-up
-                self.spool.remove(file_name)
-                known = _reception(session, instance_index, digest_index)
-                also(session)
-                session.commit()
-                return known or Reception.STORED
-            also(session)
-            session.commit()
+            with session.begin_nested():
+                session.add(row)
+        except IntegrityError:  # another request brought the same instance since the look-up
+            return _reception(session, instance_index, file.digest_index) or Reception.DIFFERS
         return Reception.STORED
+
+    def discard(self, files: Iterable[SpooledFile]) -> None:
+        for file in files:
+            self.spool.remove(file.id)
 
     def has_all(self, reference: StudyReference) -> bool:
         """Return whether every instance that the EHR counts in the study is here."""
@@ -168,6 +162,8 @@ class ReceivedImages:
             session.commit()
         for name in names:
             self.spool.remove(name)
+        # Files whose request was killed before they counted.
+        self.spool.sweep(max(kept_s, _LONGEST_S))
         return len(names)
 
     def _count(self, session: Session, reference: StudyReference) -> int:
