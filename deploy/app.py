@@ -30,6 +30,7 @@ from rayhook.auth.keys import Keyring
 from rayhook.auth.registry import EHR, EHRRegistry, load_registry
 from rayhook.auth.tokens import JWKSCache
 from rayhook.cds_hooks.dependencies import CDSDependencies
+from rayhook.cds_hooks.rate_limit import RateLimit
 from rayhook.cds_hooks.router import build_router as cds_router
 from rayhook.deploy.analysis import Analysis, Outside, analysis_checks, analysis_parts
 from rayhook.deploy.audit_forwarding import Forwarding, audit_origins
@@ -48,6 +49,7 @@ from rayhook.deploy.problems import install_problem_handlers
 from rayhook.deploy.production import require_secure
 from rayhook.deploy.settings import Settings, WorkerMode
 from rayhook.deploy.settings_view import settings_view
+from rayhook.deploy.shared_limits import SharedLimits, shared_limits
 from rayhook.fhir.errors import RayhookError
 from rayhook.fhir.transport import Transport
 from rayhook.inference.decode import Decoder
@@ -61,6 +63,7 @@ from rayhook.inference.sign_off_queue import SignOffQueue
 from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.retrievals import Retrievals
 from rayhook.smart_app.router import build_router as smart_router
+from rayhook.smart_app.sign_in_limit import SignInLimit
 
 log = structlog.get_logger(__name__)
 
@@ -88,6 +91,7 @@ class Service:
     jwks: JWKSCache
     watching: Watching
     verifier: Verifier
+    limits: SharedLimits
 
     @property
     def queue(self) -> AnalysisQueue:
@@ -241,6 +245,7 @@ def build_service(
             jwks=jwks,
             watching=Watching(*trail, thresholds),
             verifier=Verifier(*trail),
+            limits=stack.enter_context(shared_limits(settings, keyring)),
         )
 
 
@@ -263,6 +268,7 @@ def mount(app: FastAPI, service: Service) -> None:
         public_base_url=settings.public_base_url,
         intake=settings.intake,
         wait_s=settings.hook_wait_s,
+        rate_limit=RateLimit(service.limits.calls()),
     )
     smart = SMARTDependencies(
         registry=service.registry,
@@ -287,6 +293,7 @@ def mount(app: FastAPI, service: Service) -> None:
         retention=settings.retention_policy,
         version=version("rayhook"),
         settings=settings_view(settings),
+        sign_in_limit=SignInLimit(service.limits.tries()),
         retrievals=Retrievals(settings.viewer_retrievals),
     )
     app.include_router(cds_router(cds))
@@ -329,8 +336,7 @@ def _working(service: Service) -> Iterator[None]:
 
 
 def _record_configuration(service: Service) -> None:
-    ids = {identity.id for identity in service.pipeline.analyser.identities}
-    running = [package for package in service.installed if package.manifest.id in ids]
+    running = service.analysis.models
     configuration = Configuration.of(service.keyring, service.settings, service.registry, running)
     with service.database.sessions() as session:
         changed = record_changes(session, service.keyring, service.audit, configuration)

@@ -122,6 +122,21 @@ def check() -> None:
 
 
 @app.command()
+def worker() -> None:
+    """Run a worker: it analyses what `rayhook serve` queues, on this machine or another.
+
+    Settings as for `serve`; RAYHOOK_WORKER_QUEUES says which queues it works on.
+    """
+    from rayhook.deploy.logging import configure_logging
+    from rayhook.deploy.settings import load_settings
+    from rayhook.deploy.worker import run_worker
+
+    settings = load_settings()
+    configure_logging(level=settings.log_level, log_format=settings.log_format)
+    run_worker(settings)
+
+
+@app.command()
 def demo(
     dataset: Annotated[
         Path | None,

@@ -14,6 +14,8 @@ from rayhook.audit.events import AuditKind
 from rayhook.audit.retention import RetentionPolicy
 from rayhook.deploy.postgresql import USUAL, ConnectionSettings
 from rayhook.fhir.errors import InvalidRequest
+from rayhook.inference.intake import Intake
+from rayhook.inference.job_table import WorkerQueue
 
 PREFIX = "RAYHOOK_"
 KEY_URI = r"^aws-kms://arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]{1,64}$"
@@ -23,6 +25,13 @@ S3_ADDRESS = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()/-]{0,51
 class Environment(StrEnum):
     DEVELOPMENT = "development"
     PRODUCTION = "production"
+
+
+class WorkerMode(StrEnum):
+    """Whether `rayhook serve` analyses by itself, or leaves that to `rayhook worker` processes."""
+
+    EMBEDDED = "embedded"
+    SEPARATE = "separate"
 
 
 class LogFormat(StrEnum):
@@ -262,14 +271,63 @@ class Settings(StorageSettings, ModelSettings):
     engine_threads: Annotated[int, Field(ge=1, le=256)] = Field(
         max(1, (os.cpu_count() or 2) - 1), description="Threads of the inference engine."
     )
-    job_lease_s: Annotated[float, Field(ge=5)] = Field(
-        120.0, description="Time after which an unfinished job is given to another worker, in seconds."
+    job_lease_s: Annotated[float, Field(ge=1, le=600)] = Field(
+        10.0,
+        description="Time in which a worker has to be heard of, or its jobs are given to another, in seconds.",
+    )
+    redis_url: str | None = Field(
+        None,
+        pattern=r"^(redis|rediss|unix)://",
+        description="URL of the Redis that wakes workers in other processes; without it, only this process works.",
+    )
+    redis_namespace: str = Field(
+        "rayhook",
+        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+        description="Beginning of every key in Redis: installations that share one need names of their own.",
+    )
+    worker: WorkerMode = Field(
+        WorkerMode.EMBEDDED,
+        description="`embedded`: `rayhook serve` analyses itself; `separate`: only `rayhook worker` processes do.",
+    )
+    worker_queues: Annotated[tuple[WorkerQueue, ...], NoDecode] = Field(
+        tuple(WorkerQueue),
+        min_length=1,
+        description="Queues that this process works on, with commas between them: `cpu`, `gpu`.",
+    )
+    worker_health_port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        None,
+        description="Port on which `rayhook worker` answers `/health/...`, at `host`; none where it is not set.",
+    )
+    gpu_modalities: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset(),
+        description="DICOM modalities whose studies wait for a worker of the queue `gpu`, with commas between them.",
+    )
+    queue_limit: Annotated[int, Field(ge=1)] = Field(
+        10_000,
+        description="Analyses that may wait; beyond it new ones are refused for now, `stat` ones after a tenth more.",
     )
     checkpoint_interval_s: Annotated[float, Field(ge=1)] = Field(
         60.0, description="Time between signed audit checkpoints, in seconds."
     )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level logged.")
     log_format: LogFormat = Field(LogFormat.JSON, description="`json` or `console`.")
+
+    @field_validator("worker_queues", "gpu_modalities", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(filter(None, (part.strip() for part in value.split(","))))
+
+    @model_validator(mode="after")
+    def _workers_can_be_woken(self) -> Self:
+        if self.worker is WorkerMode.SEPARATE and self.redis_url is None:
+            raise ValueError("worker may be `separate` only where redis_url is given")
+        return self
+
+    @property
+    def intake(self) -> Intake:
+        return Intake(self.queue_limit, max(1, self.queue_limit // 10), self.gpu_modalities)
 
     @property
     def development(self) -> bool:

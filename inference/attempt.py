@@ -9,6 +9,7 @@ from rayhook.fhir.errors import EgressDenied, RayhookError, Unprocessable
 from rayhook.fhir.references import oid_uri
 from rayhook.inference.delivery import Delivery
 from rayhook.inference.job_table import Authorization, ClaimedJob
+from rayhook.inference.lease import Hold
 from rayhook.inference.results import DeliveryState
 from rayhook.inference.study import AnalysisStatus, StudyResult
 
@@ -31,6 +32,7 @@ class Attempt:
 
     claimed: ClaimedJob
     authorization: Authorization | None
+    hold: Hold
     instances: int = 0
     is_retrieving: bool = False
 
@@ -83,6 +85,12 @@ def end_entry(attempt: Attempt, error: RayhookError) -> AuditEntry:
     refused = isinstance(error, Unprocessable)
     kind = AuditKind.INFERENCE_STUDY_REFUSED if refused else AuditKind.INFERENCE_JOB_FAILED
     return access_entry(attempt, kind, Outcome.SERIOUS_FAILURE, detail={"code": error.code})
+
+
+def put_off_entry(attempt: Attempt, error: RayhookError) -> AuditEntry:
+    return access_entry(
+        attempt, AuditKind.INFERENCE_JOB_POSTPONED, Outcome.MINOR_FAILURE, detail={"code": error.code}
+    )
 
 
 def delivery_entry(attempt: Attempt, delivery: Delivery) -> AuditEntry:

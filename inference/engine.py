@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from rayhook.inference.preprocess import Float
 from rayhook.inference.registry import ModelPackage
 
 __all__ = [
+    "ENGINE_ENDED",
     "Engine",
     "EngineOutput",
     "InferenceEngine",
@@ -40,6 +41,8 @@ __all__ = [
     "export_all",
     "export_litert",
 ]
+
+ENGINE_ENDED: Final = "engine_ended"  # its process died, or was killed, with our images in hand
 
 _SLOTS = 8
 _READY = -1
@@ -163,8 +166,8 @@ class Engine:
         try:
             rows = [answer.result(max(0.0, deadline - time.monotonic())) for answer in answers]
         except TimeoutError as error:
-            process.kill_if_stalled()
-            raise EngineUnavailable("the inference engine did not answer in time") from error
+            code = ENGINE_ENDED if process.kill_if_stalled() else None
+            raise EngineUnavailable("the inference engine did not answer in time", code=code) from error
         return self._specification.unpack(np.stack(rows))
 
     def close(self) -> None:
@@ -259,10 +262,12 @@ class _EngineProcess:
                 self._connection.send(slot)
         return answer
 
-    def kill_if_stalled(self) -> None:
+    def kill_if_stalled(self) -> bool:
         """Kill a process that has work and has said nothing for long, so that the next call restarts it."""
-        if self._pending and time.monotonic() - self._heard > _STALL_S:
+        is_stalled = bool(self._pending) and time.monotonic() - self._heard > _STALL_S
+        if is_stalled:
             self._process.kill()
+        return is_stalled
 
     def stop(self) -> None:
         with self._lock, contextlib.suppress(OSError):
@@ -301,7 +306,7 @@ class _EngineProcess:
             pending, self._pending = self._pending, {}
         self._free.put(None)
         for answer in pending.values():
-            answer.set_exception(_again(self._failure))
+            answer.set_exception(_with_images_in_hand(self._failure))
         self._started.set()
 
 
@@ -319,6 +324,15 @@ def _serve(connection: Connection, memory: _SharedMemory) -> None:
         while (slot := connection.recv()) is not None:
             outputs[slot] = runtime.infer(inputs[slot])
             connection.send(slot)
+
+
+def _with_images_in_hand(
+    failure: EngineUnavailable | ModelIntegrityError,
+) -> EngineUnavailable | ModelIntegrityError:
+    """One of these images may be why."""
+    if isinstance(failure, ModelIntegrityError):
+        return _again(failure)
+    return EngineUnavailable(failure.message, code=ENGINE_ENDED)
 
 
 def _again(failure: EngineUnavailable | ModelIntegrityError) -> EngineUnavailable | ModelIntegrityError:

@@ -6,10 +6,11 @@ from typing import Final
 
 import msgspec
 from sqlalchemy import Column, Index, LargeBinary
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field, Session, SQLModel
 
 from rayhook.auth.keys import Keyring
-from rayhook.inference.results import MAX_MESSAGE, seal, unseal
+from rayhook.inference.results import MAX_MESSAGE
+from rayhook.inference.sealed_row import SealedRow
 from rayhook.inference.study import StudyReference
 
 
@@ -160,6 +161,7 @@ class ClaimedJob:
     reference: StudyReference
     authorization: Authorization | None
     request_id: str
+    retries: int = 0
 
 
 def open_row(job: AnalysisJob) -> JobRow:
@@ -181,20 +183,25 @@ def open_row(job: AnalysisJob) -> JobRow:
     )
 
 
-def open_reference(keyring: Keyring, job: AnalysisJob) -> StudyReference:
+def open_reference(session: Session, keyring: Keyring, job: AnalysisJob) -> StudyReference:
     return msgspec.json.decode(
-        unseal(keyring, AnalysisJob, "reference", job.id, job.reference), type=StudyReference
+        SealedRow(session, keyring, AnalysisJob, job.id).open("reference", job.reference), type=StudyReference
     )
 
 
-def open_authorization(keyring: Keyring, job: AnalysisJob) -> Authorization | None:
+def open_authorization(session: Session, keyring: Keyring, job: AnalysisJob) -> Authorization | None:
     if job.authorization is None:
         return None
-    plaintext = unseal(keyring, AnalysisJob, "authorization", job.id, job.authorization)
+    plaintext = SealedRow(session, keyring, AnalysisJob, job.id).open("authorization", job.authorization)
     return msgspec.json.decode(plaintext, type=Authorization)
 
 
-def seal_authorization(keyring: Keyring, job_id: str, authorization: Authorization | None) -> bytes | None:
+def seal_authorization(
+    session: Session, keyring: Keyring, job: AnalysisJob, authorization: Authorization | None
+) -> bytes | None:
     if authorization is None:
         return None
-    return seal(keyring, AnalysisJob, "authorization", job_id, msgspec.json.encode(authorization))
+    plaintext = msgspec.json.encode(authorization)
+    return SealedRow(session, keyring, AnalysisJob, job.id).seal(
+        "authorization", plaintext, patient_index=job.patient_index
+    )

@@ -1,13 +1,13 @@
 """Jobs and results: the database is the truth of what is asked, in hand and done; a message only wakes a worker.
 
-A job is queued → running → done | refused | failed | dead. A claim takes a lease and a fence; whoever comes back
-after the lease went to another finds its fence stale, and changes nothing.
+A job is queued → running → done | refused | failed | dead, or cancelled from either of the first two; `claims` takes
+it from queued to running, and back where it is put off or its worker stops.
 """
 
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +17,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from rayhook.auth.keys import Keyring
+from rayhook.auth.patient_keys import patient_index
+from rayhook.inference.claims import Clock, cancel, cancel_study, claim, claim_next, end, held, locked, renew
 from rayhook.inference.intake import Intake
 from rayhook.inference.job_table import (
     AnalysisJob,
@@ -26,24 +28,23 @@ from rayhook.inference.job_table import (
     JobState,
     Priority,
     StoredJob,
+    WorkerQueue,
     open_authorization,
     open_reference,
     open_row,
     seal_authorization,
 )
 from rayhook.inference.results import (
-    MAX_MESSAGE,
     AnalysisResult,
     DeliveryState,
     StoredResult,
     add_result,
     index,
     load_result,
-    patient_index,
     results_for_patient,
-    seal,
     set_delivery,
 )
+from rayhook.inference.sealed_row import SealedRow
 from rayhook.inference.study import ModelIdentity, StudyReference, StudyResult
 
 __all__ = [
@@ -57,7 +58,11 @@ __all__ = [
     "Priority",
     "StoredJob",
     "StoredResult",
+    "WorkerQueue",
+    "cancel",
+    "cancel_study",
     "claim",
+    "claim_next",
     "complete",
     "enqueue",
     "fail",
@@ -74,12 +79,9 @@ __all__ = [
     "waiting",
 ]
 
-MAX_ATTEMPTS: Final = 3
-QUEUED_GRACE_S: Final = 5.0
-_SWEEP_LIMIT = 1000
+QUEUED_GRACE_S: Final = 2.0
+_SWEEP_LIMIT: Final = 1000
 _ANY: Final = Intake()
-
-Clock = Callable[[], float]
 
 
 def job_key(reference: StudyReference, models: Iterable[ModelIdentity]) -> str:
@@ -116,10 +118,12 @@ def enqueue(
     A job that failed for a passing reason is queued again; one still in hand gets the token that lasts longer, and
     the higher priority. Raises QueueFull where a new one may not wait.
     """
-    job = _locked(session, AnalysisJob.key, key)
+    job = locked(session, AnalysisJob.key, key)
     if job is None:
         intake.admit(session, priority)
-        job = _new_job(keyring, reference, authorization, key=key, request_id=request_id, now=clock())
+        job = _new_job(
+            session, keyring, reference, authorization, key=key, request_id=request_id, now=clock()
+        )
         job.priority, job.queue = priority.value, intake.queue_of(reference).value
         job.due_at = priority.due_at(job.created_at)
         try:
@@ -127,7 +131,7 @@ def enqueue(
                 session.add(job)
         except IntegrityError:
             # PostgreSQL: another transaction committed the same key since the look-up above.
-            job = _locked(session, AnalysisJob.key, key)
+            job = locked(session, AnalysisJob.key, key)
             assert job is not None
         else:
             return open_row(job), True
@@ -137,6 +141,7 @@ def enqueue(
 
 
 def _new_job(
+    session: Session,
     keyring: Keyring,
     reference: StudyReference,
     authorization: Authorization | None,
@@ -146,19 +151,24 @@ def _new_job(
     now: float,
 ) -> AnalysisJob:
     id_ = uuid.uuid4().hex
-    return AnalysisJob(
+    patient = patient_index(keyring, reference.ehr_id, reference.patient_id)
+    plaintext = msgspec.json.encode(reference)
+    job = AnalysisJob(
         id=id_,
         key=key,
         state=JobState.QUEUED.value,
         ehr_id=reference.ehr_id,
-        patient_index=patient_index(keyring, reference.ehr_id, reference.patient_id),
+        patient_index=patient,
         study_index=index(keyring, "study", reference.ehr_id, reference.study_instance_uid),
-        reference=seal(keyring, AnalysisJob, "reference", id_, msgspec.json.encode(reference)),
-        authorization=seal_authorization(keyring, id_, authorization),
+        reference=SealedRow(session, keyring, AnalysisJob, id_).seal(
+            "reference", plaintext, patient_index=patient
+        ),
         request_id=request_id,
         created_at=now,
         updated_at=now,
     )
+    job.authorization = seal_authorization(session, keyring, job, authorization)
+    return job
 
 
 def _renewed(
@@ -183,8 +193,10 @@ def _renewed(
     elif not state.is_final and priority.rank < Priority(job.priority).rank:
         job.priority, job.due_at = priority.value, priority.due_at(job.created_at)
     is_erased = state is JobState.FAILED and is_requeued
-    if is_erased or (not state.is_final and _outlasts(authorization, open_authorization(keyring, job))):
-        job.authorization = seal_authorization(keyring, job.id, authorization)
+    if is_erased or (
+        not state.is_final and _outlasts(authorization, open_authorization(session, keyring, job))
+    ):
+        job.authorization = seal_authorization(session, keyring, job, authorization)
     session.add(job)
     session.flush()
     return open_row(job), is_requeued
@@ -192,64 +204,6 @@ def _renewed(
 
 def _outlasts(new: Authorization | None, old: Authorization | None) -> bool:
     return new is not None and (old is None or new.expires_at > old.expires_at)
-
-
-def claim(
-    session: Session,
-    keyring: Keyring,
-    job_id: str,
-    *,
-    lease_s: float,
-    clock: Clock = time.time,
-    max_attempts: int = MAX_ATTEMPTS,
-) -> ClaimedJob | None:
-    """Take the job for `lease_s` seconds; None where it is another's, or ended.
-
-    The attempt is counted here, before any work: a job that kills its worker is dead after `max_attempts`.
-    """
-    job = _locked(session, AnalysisJob.id, job_id)
-    now = clock()
-    if job is None or not _is_free(job, now):
-        return None
-    if job.attempts >= max_attempts:
-        _end(
-            session,
-            job,
-            JobState.DEAD,
-            now=now,
-            code="attempts_exhausted",
-            message="no worker survived the job",
-        )
-        return None
-    job.state, job.attempts, job.fence = JobState.RUNNING.value, job.attempts + 1, job.fence + 1
-    job.lease_until, job.updated_at = now + lease_s, now
-    session.add(job)
-    session.flush()
-    return ClaimedJob(
-        id=job.id,
-        fence=job.fence,
-        attempts=job.attempts,
-        reference=open_reference(keyring, job),
-        authorization=open_authorization(keyring, job),
-        request_id=job.request_id,
-    )
-
-
-def _is_free(job: AnalysisJob, now: float) -> bool:
-    if job.state == JobState.QUEUED:
-        return True
-    return job.state == JobState.RUNNING and (job.lease_until is None or job.lease_until <= now)
-
-
-def renew(session: Session, claimed: ClaimedJob, *, lease_s: float, clock: Clock = time.time) -> bool:
-    """Prolong the lease of a long analysis; False where it has gone to another."""
-    job = _held(session, claimed)
-    if job is None:
-        return False
-    job.lease_until = clock() + lease_s
-    session.add(job)
-    session.flush()
-    return True
 
 
 def complete(
@@ -262,14 +216,14 @@ def complete(
     clock: Clock = time.time,
 ) -> str | None:
     """Store the result and end the job; return the result's id, or None, with no effect, under a stale fence."""
-    job = _held(session, claimed)
+    job = held(session, claimed)
     if job is None:
         return None
     now = clock()
     job.result_id = add_result(
         session, keyring, claimed.reference, result, resources, job_id=claimed.id, now=now
     )
-    _end(session, job, JobState.DONE, now=now)
+    end(session, job, JobState.DONE, now=now)
     return job.result_id
 
 
@@ -283,10 +237,10 @@ def fail(
     clock: Clock = time.time,
 ) -> bool:
     """End the job without an answer; `retryable`: the next call for the same study queues it again."""
-    job = _held(session, claimed)
+    job = held(session, claimed)
     if job is None:
         return False
-    _end(session, job, JobState.FAILED, now=clock(), code=code, message=message, retryable=retryable)
+    end(session, job, JobState.FAILED, now=clock(), code=code, message=message, retryable=retryable)
     return True
 
 
@@ -294,36 +248,11 @@ def refuse(
     session: Session, claimed: ClaimedJob, *, code: str, message: str, clock: Clock = time.time
 ) -> bool:
     """End the job: these images are not to be analysed, and asking again will not change that."""
-    job = _held(session, claimed)
+    job = held(session, claimed)
     if job is None:
         return False
-    _end(session, job, JobState.REFUSED, now=clock(), code=code, message=message)
+    end(session, job, JobState.REFUSED, now=clock(), code=code, message=message)
     return True
-
-
-def _held(session: Session, claimed: ClaimedJob) -> AnalysisJob | None:
-    job = _locked(session, AnalysisJob.id, claimed.id)
-    if job is None or job.state != JobState.RUNNING or job.fence != claimed.fence:
-        return None
-    return job
-
-
-def _end(
-    session: Session,
-    job: AnalysisJob,
-    state: JobState,
-    *,
-    now: float,
-    code: str | None = None,
-    message: str | None = None,
-    retryable: bool = False,
-) -> None:
-    job.state, job.updated_at, job.lease_until = state.value, now, None
-    job.error_code, job.retryable = code, retryable
-    job.error_message = None if message is None else message[:MAX_MESSAGE]
-    job.authorization = None
-    session.add(job)
-    session.flush()
 
 
 def find(session: Session, key: str) -> JobRow | None:
@@ -336,21 +265,33 @@ def load_job(session: Session, job_id: str) -> JobRow | None:
     return None if job is None else open_row(job)
 
 
-def overdue(session: Session, clock: Clock = time.time) -> list[str]:
+def overdue(
+    session: Session,
+    clock: Clock = time.time,
+    *,
+    queues: Collection[WorkerQueue] = tuple(WorkerQueue),
+    limit: int = _SWEEP_LIMIT,
+) -> list[str]:
     """Return the jobs that nobody seems to work on: leases that ran out, and messages that were lost."""
     now = clock()
-    is_lost = and_(
-        col(AnalysisJob.state) == JobState.QUEUED.value, col(AnalysisJob.updated_at) <= now - QUEUED_GRACE_S
+    is_due = or_(
+        and_(col(AnalysisJob.next_attempt_at).is_(None), col(AnalysisJob.updated_at) <= now - QUEUED_GRACE_S),
+        col(AnalysisJob.next_attempt_at) <= now,
     )
+    is_lost = and_(col(AnalysisJob.state) == JobState.QUEUED.value, is_due)
     is_abandoned = and_(col(AnalysisJob.state) == JobState.RUNNING.value, col(AnalysisJob.lease_until) <= now)
-    query = select(AnalysisJob.id).where(or_(is_lost, is_abandoned)).order_by(col(AnalysisJob.created_at))
-    return list(session.exec(query.limit(_SWEEP_LIMIT)))
+    query = (
+        select(AnalysisJob.id)
+        .where(or_(is_lost, is_abandoned), col(AnalysisJob.queue).in_([queue.value for queue in queues]))
+        .order_by(col(AnalysisJob.due_at))
+    )
+    return list(session.exec(query.limit(limit)))
 
 
 def waiting(session: Session) -> list[str]:
-    """Return the ids of the jobs that nobody has begun, the oldest first."""
+    """Return the ids of the jobs that nobody has begun, in the order in which they will be taken."""
     query = select(AnalysisJob.id).where(AnalysisJob.state == JobState.QUEUED.value)
-    return list(session.exec(query.order_by(col(AnalysisJob.created_at)).limit(_SWEEP_LIMIT)))
+    return list(session.exec(query.order_by(col(AnalysisJob.due_at)).limit(_SWEEP_LIMIT)))
 
 
 def jobs_for_patient(session: Session, keyring: Keyring, ehr_id: str, patient_id: str) -> list[StoredJob]:
@@ -360,10 +301,4 @@ def jobs_for_patient(session: Session, keyring: Keyring, ehr_id: str, patient_id
         .where(AnalysisJob.patient_index == patient_index(keyring, ehr_id, patient_id))
         .order_by(col(AnalysisJob.created_at).desc(), col(AnalysisJob.id))
     )
-    return [StoredJob(open_row(job), open_reference(keyring, job)) for job in session.exec(query)]
-
-
-def _locked(session: Session, column: Any, value: str) -> AnalysisJob | None:
-    """Return the row as it is now, kept from others until the transaction ends (SQLite: the whole database is)."""
-    query = select(AnalysisJob).where(column == value).with_for_update()
-    return session.exec(query, execution_options={"populate_existing": True}).first()
+    return [StoredJob(open_row(job), open_reference(session, keyring, job)) for job in session.exec(query)]

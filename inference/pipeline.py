@@ -1,16 +1,16 @@
 """One job from claim to delivery: the one function that reads top to bottom."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import structlog
-from sqlmodel import Session
 
-from rayhook.audit.events import AuditKind, Outcome
-from rayhook.audit.record import AuditEntry, AuditLog
+from rayhook.audit.events import AuditKind
+from rayhook.audit.record import AuditLog
 from rayhook.auth.backend import BackendTokens
 from rayhook.auth.database_types import Sessions
 from rayhook.auth.keys import Keyring
@@ -18,13 +18,8 @@ from rayhook.auth.registry import EHR, EHRRegistry
 from rayhook.fhir.correlation import request_id
 from rayhook.fhir.errors import (
     EgressDenied,
-    ModelIntegrityError,
     NotFound,
-    RateLimited,
     RayhookError,
-    ServiceUnavailable,
-    Unprocessable,
-    UpstreamError,
     UpstreamRefused,
 )
 from rayhook.fhir.transport import Transport
@@ -34,17 +29,17 @@ from rayhook.inference.attempt import (
     AGENT,
     Attempt,
     access_entry,
-    end_entry,
-    interrupted_access,
     result_entry,
 )
 from rayhook.inference.authority import Authority, AuthorizedReader, reading
 from rayhook.inference.dicom_delivery import ObjectDelivery
 from rayhook.inference.dicom_table import add_source, due_results
-from rayhook.inference.dicomweb import RetrievalLimits, retrieve_study
+from rayhook.inference.dicomweb import RetrievalLimits, begun, retrieve_study
+from rayhook.inference.docket import Docket
 from rayhook.inference.endpoint import image_endpoint, readable_endpoints
 from rayhook.inference.identity import identifier_values
-from rayhook.inference.job_table import Authorization, ClaimedJob, JobRow, JobState
+from rayhook.inference.job_table import Authorization, ClaimedJob, WorkerQueue
+from rayhook.inference.lease import Leases
 from rayhook.inference.outbox import Errand, Outbox, put_off
 from rayhook.inference.read_ahead import read_ahead
 from rayhook.inference.report import build_resources
@@ -54,9 +49,12 @@ from rayhook.inference.study import StudyResult
 
 _AHEAD_BYTES = 256 << 20
 _STORING_S = 180.0  # longer than a PACS is given for its answer, with the objects made before
-_PASSING = (EgressDenied, ModelIntegrityError, NotFound, RateLimited, ServiceUnavailable, UpstreamError)
 
 log = structlog.get_logger()
+
+
+def _nobody_waits(_job_id: str) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +65,8 @@ class Pipeline:
     a job in the transaction that ends it: where the audit cannot be written, nothing goes on.
     organization: who operates the service, as named in reports.
     backend: our own tokens, for EHRs that give us some.
+    leases: prolongs those of the jobs in hand; without it, each step does.  queues: whose jobs are done here.
+    ended: is told a job's id when its end is committed.
     """
 
     registry: EHRRegistry
@@ -80,18 +80,36 @@ class Pipeline:
     limits: RetrievalLimits = field(default_factory=RetrievalLimits)
     lease_s: float = 120.0
     clock: Callable[[], float] = time.time
+    leases: Leases | None = None
+    queues: Collection[WorkerQueue] = tuple(WorkerQueue)
+    worker_id: str | None = None
+    ended: Callable[[str], None] = _nobody_waits
 
     def run(self, job_id: str) -> None:
         """Do the job if it is free. Every end is recorded; after a crash the lease runs out and it is done again.
 
         Raises ServiceUnavailable where the database or the audit cannot be written.
         """
-        claimed = self._claim(job_id)
+        claimed = self._docket.take(job_id)
+        if claimed is not None:
+            self._do(claimed)
+
+    def run_next(self, _woken_for: str = "") -> str | None:
+        """Do the job that is due first, be it the one that we were woken for or another, and return its id.
+
+        Raises as run does.
+        """
+        claimed = self._docket.take_next()
         if claimed is None:
-            return
+            return None
+        self._do(claimed)
+        return claimed.id
+
+    def _do(self, claimed: ClaimedJob) -> None:
         correlation = request_id.set(claimed.request_id)
         try:
-            self._run(Attempt(claimed, self._living(claimed.authorization)))
+            with self._docket.holding(claimed) as hold:
+                self._run(Attempt(claimed, self._living(claimed.authorization), hold))
         finally:
             request_id.reset(correlation)
 
@@ -150,6 +168,7 @@ class Pipeline:
                 result = self.analyser.study(
                     files, expected_study_uid=reference.study_instance_uid, patient_identifiers=identifiers
                 )
+            attempt.hold.check()
             manifest = self.analyser.manifest_of(result.model)
             resources = build_resources(
                 reference,
@@ -160,10 +179,12 @@ class Pipeline:
             )
             result_id = self._store(attempt, ehr, result, resources)
         except RayhookError as error:
-            self._end_without_result(attempt, error)
+            self._docket.end_without_result(attempt, error, may_go_on=partial(self._may_go_on, attempt))
+            self.ended(attempt.claimed.id)
             return
         if result_id is None:
             return
+        self.ended(attempt.claimed.id)
         delivery = self._reports.deliver(attempt, ehr, result_id, result, resources=resources)
         self._objects().deliver(
             ehr, reference, result_id, result, attempt.authorization, written=delivery.written
@@ -203,6 +224,30 @@ class Pipeline:
         if self._outbox.claim(stored.id, Errand.LINKS, is_asked=is_asked):
             self._objects().link_again(ehr, stored, authorization)
 
+    def _may_go_on(self, attempt: Attempt, then: float) -> bool:
+        """Say whether the EHR would still have a token for the job: its own user's, or ours."""
+        reference = attempt.claimed.reference
+        ehr = self.registry.by_id(reference.ehr_id)
+        if ehr is None or self._authority.has_own(ehr):
+            return ehr is not None
+        if not reference.token_required and reference.dicomweb_url:
+            return True
+        lent = attempt.claimed.authorization
+        return lent is not None and lent.expires_at > then
+
+    @property
+    def _docket(self) -> Docket:
+        return Docket(
+            sessions=self.sessions,
+            keyring=self.keyring,
+            audit=self.audit,
+            lease_s=self.lease_s,
+            clock=self.clock,
+            leases=self.leases,
+            queues=self.queues,
+            worker_id=self.worker_id,
+        )
+
     @property
     def _outbox(self) -> Outbox:
         return Outbox(self.sessions, self.clock)
@@ -235,32 +280,6 @@ class Pipeline:
     def _authority(self) -> Authority:
         return Authority(self.backend, self.clock)
 
-    def _image_authorization(self, attempt: Attempt, ehr: EHR) -> Authorization | None:
-        """The PACS asks for some token of the EHR's; which scopes it looks at, it does not say."""
-        return self._authority.choose(ehr, attempt.authorization, lambda _: True)
-
-    def _claim(self, job_id: str) -> ClaimedJob | None:
-        """Take the job; one that has used up its attempts is audited as it dies."""
-        with self.sessions() as session:
-            before = jobs.load_job(session, job_id)
-            claimed = jobs.claim(session, self.keyring, job_id, lease_s=self.lease_s, clock=self.clock)
-            after = jobs.load_job(session, job_id)
-            if after is not None and after.state is JobState.DEAD and after != before:
-                self._record_death(session, after)
-            session.commit()
-        return claimed
-
-    def _record_death(self, session: Session, row: JobRow) -> None:
-        log.error("job_dead", job=row.id, attempts=row.attempts)
-        entry = AuditEntry(
-            AuditKind.INFERENCE_JOB_FAILED,
-            Outcome.MAJOR_FAILURE,
-            agent=AGENT,
-            detail={"job": row.id, "code": row.error_code or "", "attempts": str(row.attempts)},
-            request_id=row.request_id,
-        )
-        self.audit.record(session, entry)
-
     def _living(self, authorization: Authorization | None) -> Authorization | None:
         return authorization if authorization and authorization.expires_at > self.clock() else None
 
@@ -276,7 +295,7 @@ class Pipeline:
             return frozenset()
         reference = attempt.claimed.reference
         patient = self._read(attempt, ehr, "Patient", reference.patient_id)
-        self._keep(attempt, access_entry(attempt, AuditKind.FHIR_RESOURCE_READ))
+        self._docket.keep(attempt, access_entry(attempt, AuditKind.FHIR_RESOURCE_READ))
         return identifier_values(patient)
 
     def _locate_images(self, attempt: Attempt, ehr: EHR) -> None:
@@ -304,48 +323,48 @@ class Pipeline:
 
     def _retrieve(self, attempt: Attempt, ehr: EHR) -> Generator[bytes]:
         """Yield the study's files, keeping the lease while they come, and audit when the last one has."""
-        files = retrieve_study(
-            self.transport,
-            attempt.claimed.reference,
-            allowed_origins=ehr.image_origins,
-            access_token=self._dicomweb_token(attempt, ehr),
-            limits=self.limits,
-        )
-        attempt.is_retrieving = True
+        files = self._open_study(attempt, ehr)
         kept_at = self.clock()
         with closing(read_ahead(_counted(files, attempt), max_bytes=_AHEAD_BYTES)) as ahead:
             for data in ahead:
+                attempt.hold.check()
                 if self.clock() - kept_at > self.lease_s / 3:
-                    self._keep(attempt)
+                    self._docket.keep(attempt)
                     kept_at = self.clock()
                 yield data
         attempt.is_retrieving = False
         received = {"instances": str(attempt.instances)}
-        self._keep(attempt, access_entry(attempt, AuditKind.DICOMWEB_STUDY_RETRIEVED, detail=received))
+        self._docket.keep(attempt, access_entry(attempt, AuditKind.DICOMWEB_STUDY_RETRIEVED, detail=received))
 
-    def _dicomweb_token(self, attempt: Attempt, ehr: EHR) -> str | None:
-        """Return the EHR's token for the PACS that asks for it, and for no other.
+    def _open_study(self, attempt: Attempt, ehr: EHR) -> Generator[bytes]:
+        """Ask for the images, with the EHR's token where the PACS wants one, and where it takes that no more, ours.
 
+        Which scopes it looks at, it does not say.
         Spec: SMART App Launch 2.2.0, extension requires-access-token
         """
         if not attempt.claimed.reference.token_required:
-            return None
-        chosen = self._image_authorization(attempt, ehr)
-        if chosen is None:
-            had_one = attempt.claimed.authorization is not None
-            code = "authorization_expired" if had_one else "authorization_missing"
-            raise UpstreamRefused("the images need an access token that the EHR has to give", code=code)
-        return chosen.access_token
+            return self._begin_retrieval(attempt, ehr, None)
 
-    def _keep(self, attempt: Attempt, *accesses: AuditEntry) -> None:
-        """Prolong the lease, and audit what was accessed under it, be it still ours or not."""
-        with self.sessions() as session:
-            is_ours = jobs.renew(session, attempt.claimed, lease_s=self.lease_s, clock=self.clock)
-            for entry in accesses:
-                self.audit.record(session, entry)
-            session.commit()
-        if not is_ours:
-            raise ServiceUnavailable("the job has gone to another worker", code="lease_lost")
+        def step(chosen: Authorization | None) -> Generator[bytes]:
+            if chosen is None:
+                had_one = attempt.claimed.authorization is not None
+                code = "authorization_expired" if had_one else "authorization_missing"
+                raise UpstreamRefused("the images need an access token that the EHR has to give", code=code)
+            return self._begin_retrieval(attempt, ehr, chosen.access_token)
+
+        return self._authority.call(ehr, attempt.authorization, lambda _: True, step)
+
+    def _begin_retrieval(self, attempt: Attempt, ehr: EHR, access_token: str | None) -> Generator[bytes]:
+        attempt.is_retrieving = True
+        return begun(
+            retrieve_study(
+                self.transport,
+                attempt.claimed.reference,
+                allowed_origins=ehr.image_origins,
+                access_token=access_token,
+                limits=self.limits,
+            )
+        )
 
     def _store(
         self, attempt: Attempt, ehr: EHR, result: StudyResult, resources: Sequence[dict[str, Any]]
@@ -367,28 +386,6 @@ class Pipeline:
             stored=result_id is not None,
         )
         return result_id
-
-    def _end_without_result(self, attempt: Attempt, error: RayhookError) -> None:
-        """End the job as refused or failed, which erases the token, and audit what was accessed before."""
-        log.warning("job_ended_without_result", code=error.code, attempts=attempt.claimed.attempts)
-        with self.sessions() as session:
-            for entry in interrupted_access(attempt, error):
-                self.audit.record(session, entry)
-            if self._end(session, attempt.claimed, error):
-                self.audit.record(session, end_entry(attempt, error))
-            session.commit()
-
-    def _end(self, session: Session, claimed: ClaimedJob, error: RayhookError) -> bool:
-        if isinstance(error, Unprocessable):
-            return jobs.refuse(session, claimed, code=error.code, message=error.message, clock=self.clock)
-        return jobs.fail(
-            session,
-            claimed,
-            code=error.code,
-            message=error.message,
-            retryable=isinstance(error, _PASSING),
-            clock=self.clock,
-        )
 
 
 def _counted(files: Iterator[bytes], attempt: Attempt) -> Generator[bytes]:

@@ -1,0 +1,181 @@
+"""A worker process: it analyses what waits in its queues, and brings results to where they belong."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import FrameType
+from typing import Final
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from rayhook.audit.alarm import DecryptionAlarm
+from rayhook.audit.events import AuditKind
+from rayhook.audit.record import AuditEntry, AuditLog
+from rayhook.auth.registry import EHRRegistry, load_registry
+from rayhook.deploy.analysis import Analysis, Outside, analysis_checks, analysis_parts
+from rayhook.deploy.audit_forwarding import audit_origins
+from rayhook.deploy.backend_tokens import backend_tokens
+from rayhook.deploy.database import create_database, ensure_schema
+from rayhook.deploy.health import Health
+from rayhook.deploy.health import build_router as health_router
+from rayhook.deploy.health_checks import storage_checks
+from rayhook.deploy.kms import await_kms, open_keyring
+from rayhook.deploy.production import require_secure
+from rayhook.deploy.settings import Settings
+from rayhook.deploy.threads import in_threads
+from rayhook.fhir.errors import RayhookError
+from rayhook.fhir.transport import Transport
+from rayhook.inference.pipeline import Pipeline
+from rayhook.inference.registry import ModelPackage, load_models, select_models
+
+log = structlog.get_logger(__name__)
+
+_DELIVER_EVERY_S: Final = 5.0
+_ENDED_HARD: Final = 70  # EX_SOFTWARE of sysexits.h
+
+
+def run_worker(settings: Settings) -> None:
+    """Work until told to stop; then finish what is in hand, or hand it back to the others.
+
+    Raises RayhookError, naming what is at fault, where it cannot begin.
+    """
+    require_secure(settings)
+    registry = load_registry(settings.ehr_registry, development=settings.development)
+    running = select_models(load_models(), settings.models)
+    health = Health()
+    stopping = threading.Event()
+    with (
+        _told_to_stop(stopping, health, settings.shutdown_s),
+        _listening(settings, health),
+        ExitStack() as stack,
+    ):
+        await_kms(settings, health, stopping)
+        analysis = stack.enter_context(_parts(settings, registry, running))
+        stack.enter_context(_working(analysis))
+        health.begin((*_storage(analysis), *analysis_checks(analysis)))
+        log.info("worker_started", queues=[queue.value for queue in settings.worker_queues])
+        stopping.wait()
+        log.info("worker_stopping", in_hand=analysis.leases.in_hand)
+    log.info("worker_stopped")
+
+
+@contextmanager
+def _parts(
+    settings: Settings, registry: EHRRegistry, running: tuple[ModelPackage, ...]
+) -> Iterator[Analysis]:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    keyring = open_keyring(settings)
+    ensure_schema(settings.resolved_database_url, settings.connection_settings)
+    with ExitStack() as stack:
+        database = create_database(settings.resolved_database_url, settings.connection_settings)
+        stack.callback(database.close)
+        transport = Transport(
+            ca_bundle=settings.ca_bundle,
+            allow_loopback_http=settings.development,
+            private_origins=registry.private_origins | audit_origins(settings),
+        )
+        stack.callback(transport.close)
+        audit = AuditLog(keyring, anchor=settings.anchor_path)
+        outside = Outside(
+            settings=settings,
+            database=database,
+            keyring=keyring,
+            registry=registry,
+            audit=audit,
+            transport=transport,
+            tokens=backend_tokens(transport, keyring, database.sessions, audit),
+        )
+        yield stack.enter_context(analysis_parts(outside, running, works_here=True))
+
+
+@contextmanager
+def _working(analysis: Analysis) -> Iterator[None]:
+    outside = analysis.outside
+    alarm = DecryptionAlarm(outside.keyring, outside.database.sessions, outside.audit)
+    _record(analysis, AuditKind.APPLICATION_STARTED)
+    delivering = in_threads({"late-deliveries": partial(_deliver_until, analysis.pipeline)})
+    with alarm.listening(), delivering, analysis.running():
+        yield
+    _record(analysis, AuditKind.APPLICATION_STOPPED)
+
+
+def _deliver_until(pipeline: Pipeline, stopping: threading.Event) -> None:
+    """Try again what an EHR or a PACS did not take; of several processes at it, each errand is one's."""
+    while not stopping.wait(_DELIVER_EVERY_S):
+        for courier in (pipeline.deliver_due, pipeline.store_due):
+            try:
+                courier()
+            except RayhookError:
+                log.exception("late_delivery_failed")
+
+
+def _record(analysis: Analysis, kind: AuditKind) -> None:
+    entry = AuditEntry(kind, agent="rayhook", detail={"process": "worker", "worker": analysis.worker.id})
+    with analysis.outside.database.sessions() as session:
+        analysis.outside.audit.record(session, entry)
+        session.commit()
+
+
+def _storage(analysis: Analysis) -> tuple:
+    outside = analysis.outside
+    return tuple(
+        storage_checks(
+            outside.database,
+            outside.keyring,
+            data_dir=outside.settings.data_dir,
+            keyring_path=outside.settings.keyring_path,
+            anchor=outside.settings.anchor_path,
+        )
+    )
+
+
+@contextmanager
+def _told_to_stop(stopping: threading.Event, health: Health, shutdown_s: float) -> Iterator[None]:
+    """The first signal to stop lets the jobs in hand end; a second one ends the process at once, as does `shutdown_s`."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if stopping.is_set():
+            os._exit(128 + number)
+        health.stop()
+        stopping.set()
+        overdue = threading.Timer(shutdown_s, os._exit, (_ENDED_HARD,))
+        overdue.daemon = True
+        overdue.start()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _listening(settings: Settings, health: Health) -> Iterator[None]:
+    """Answer the health routes, where a port is named for them, and nothing else."""
+    if settings.worker_health_port is None:
+        yield
+        return
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(health_router(health))
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.worker_health_port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, name="health", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
