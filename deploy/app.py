@@ -5,7 +5,7 @@ import gc
 import importlib
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from contextvars import copy_context
@@ -16,6 +16,7 @@ from importlib.metadata import version
 import anyio.to_thread
 import structlog
 from fastapi import FastAPI
+from prometheus_client.registry import Collector
 from starlette.concurrency import run_in_threadpool
 
 from rayhook.audit.alarm import DecryptionAlarm
@@ -47,6 +48,7 @@ from rayhook.deploy.metrics import build_router as metrics_router
 from rayhook.deploy.middleware import RequestContext, WhileStarting
 from rayhook.deploy.problems import install_problem_handlers
 from rayhook.deploy.production import require_secure
+from rayhook.deploy.request_metrics import HealthCollector, RequestMetrics
 from rayhook.deploy.settings import Settings, WorkerMode
 from rayhook.deploy.settings_view import settings_view
 from rayhook.deploy.shared_limits import SharedLimits, shared_limits
@@ -134,11 +136,12 @@ def create_app(settings: Settings, health: Health) -> FastAPI:
     running = select_models(installed, settings.models)
 
     stopping = threading.Event()
+    requests = RequestMetrics()
 
     def start(app: FastAPI, stack: ExitStack) -> None:
         await_kms(settings, health, stopping)
         service = stack.enter_context(build_service(settings, registry, installed=installed, running=running))
-        mount(app, service)
+        mount(app, service, collectors=(requests.registry, HealthCollector(health)))
         stack.enter_context(_working(service))
         health.begin(service.checks)
         log.info("service_started", models=len(running), ehrs=len(registry))
@@ -166,7 +169,7 @@ def create_app(settings: Settings, health: Health) -> FastAPI:
     )
     app.include_router(health_router(health))
     app.add_middleware(WhileStarting, health=health)
-    app.add_middleware(RequestContext, https=settings.public_base_url.startswith("https:"))
+    app.add_middleware(RequestContext, https=settings.public_base_url.startswith("https:"), metrics=requests)
     install_problem_handlers(app)
     return app
 
@@ -249,8 +252,8 @@ def build_service(
         )
 
 
-def mount(app: FastAPI, service: Service) -> None:
-    """Add all routes, over the parts of `service`."""
+def mount(app: FastAPI, service: Service, *, collectors: Iterable[Collector] = ()) -> None:
+    """Add all routes, over the parts of `service`; `collectors` are counted beside the audit."""
     settings = service.settings
     cds = CDSDependencies(
         registry=service.registry,
@@ -298,7 +301,9 @@ def mount(app: FastAPI, service: Service) -> None:
     )
     app.include_router(cds_router(cds))
     app.include_router(smart_router(smart))
-    app.include_router(metrics_router(service.database.reading, settings.metrics_token_file))
+    app.include_router(
+        metrics_router(service.database.reading, settings.metrics_token_file, others=collectors)
+    )
 
 
 @contextmanager

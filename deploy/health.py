@@ -79,6 +79,10 @@ class Report:
         return self.phase is Phase.RUNNING and Condition.UNAVAILABLE not in self.checks.values()
 
 
+def _no_certificate() -> None:
+    """Without a certificate of its own the process is behind a proxy that has one."""
+
+
 class Health:
     """How this process is. Its parts are asked all at once, for a second at most, and not more often than that.
 
@@ -96,6 +100,7 @@ class Health:
         self._pool = ThreadPoolExecutor(_MOST_CHECKS, thread_name_prefix="health-check")
         self._askers = ThreadPoolExecutor(_ASKERS, thread_name_prefix="health")
         self.failure: BaseException | None = None
+        self.certificate_left_s: Callable[[], float | None] = _no_certificate
         # What the start cannot go on without, and tries to have again and again: the check's name, and why.
         self.waiting: tuple[str, RayhookError] | None = None
 

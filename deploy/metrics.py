@@ -25,6 +25,7 @@ from rayhook.audit.models import AUDIT_EVENT
 from rayhook.audit.unusual import ReviewState, count_items
 from rayhook.audit.watch import Rule
 from rayhook.auth.database_types import Sessions
+from rayhook.deploy.request_metrics import DOCUMENTED
 from rayhook.fhir.errors import Forbidden
 
 log = structlog.get_logger(__name__)
@@ -38,6 +39,7 @@ METRICS: Final = {
     "rayhook_audit_delivery_behind": "Events or checkpoints that wait for a receiver, by target.",
     "rayhook_audit_delivery_failures": "Tries in a row that a receiver did not take, by target.",
     "rayhook_audit_review_items": "What the rules for unusual access found, by rule and state.",
+    **DOCUMENTED,
 }
 
 
@@ -103,10 +105,16 @@ def _items(session: Session) -> Metric:
     return items
 
 
-def build_router(sessions: Sessions, token_file: Path | None) -> APIRouter:
-    """Return the route; with `token_file`, only for who shows the token that it holds, else only for this machine."""
+def build_router(
+    sessions: Sessions, token_file: Path | None, *, others: Iterable[Collector] = ()
+) -> APIRouter:
+    """Return the route; with `token_file`, only for who shows the token that it holds, else only for this machine.
+
+    others: what else is counted, beside the audit.
+    """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(AuditCollector(sessions))
+    for collector in (AuditCollector(sessions), *others):
+        registry.register(collector)
     router = APIRouter(include_in_schema=False)
 
     @router.get(PATH)

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rayhook.audit.context import RequestPurpose, RequestSource, request_purpose, request_source
 from rayhook.deploy.health import HEALTH, Health, Phase
+from rayhook.deploy.request_metrics import UNMATCHED, RequestMetrics
 from rayhook.fhir.correlation import accept_request_id, request_id
 from rayhook.fhir.errors import ServiceUnavailable, operation_outcome
 
@@ -52,8 +53,9 @@ class RequestContext:
     The line names the route's template, never its path: a path may hold an id of a patient's resource.
     """
 
-    def __init__(self, app: ASGIApp, *, https: bool) -> None:
+    def __init__(self, app: ASGIApp, *, https: bool, metrics: RequestMetrics | None = None) -> None:
         self.app = app
+        self.metrics = metrics or RequestMetrics()
         self.headers = _SAFE_HEADERS | ({"Strict-Transport-Security": _HSTS} if https else {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,12 +82,15 @@ class RequestContext:
         try:
             await self.app(scope, receive, send_with_headers)
         finally:
+            elapsed_s = time.perf_counter() - started
+            method, route = scope["method"], getattr(scope.get("route"), "path", UNMATCHED)
+            self.metrics.note(method, route, status=status, elapsed_s=elapsed_s)
             log.info(
                 "request_answered",
-                method=scope["method"],
-                route=getattr(scope.get("route"), "path", "unmatched"),
+                method=method,
+                route=route,
                 status=status,
-                elapsed_ms=round((time.perf_counter() - started) * 1000, 1),
+                elapsed_ms=round(elapsed_s * 1000, 1),
             )
             request_purpose.reset(purpose)
             request_source.reset(source)

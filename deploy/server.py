@@ -71,6 +71,8 @@ def _end_hard_after(seconds: float) -> None:
 def run(app: ASGIApp, settings: Settings, health: Health) -> None:
     """Serve until told to stop. Raises what the start of the service failed for."""
     with served_certificate(settings) as certificate:
+        if certificate is not None:
+            health.certificate_left_s = certificate.left_s
         config = uvicorn.Config(
             app,
             host=settings.host,

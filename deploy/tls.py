@@ -49,7 +49,6 @@ class ServedCertificate:
         self._key = key
         self._seen = self._look()
 
-    @property
     def left_s(self) -> float | None:
         """Return the seconds until it ends."""
         ends = expires_at(self._certificate)

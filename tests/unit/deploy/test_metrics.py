@@ -17,8 +17,11 @@ from rayhook.audit.verification import Verifier
 from rayhook.audit.watch import Thresholds
 from rayhook.auth.keys import Keyring
 from rayhook.deploy.database import create_database, migrate
+from rayhook.deploy.health import Check, Health
 from rayhook.deploy.metrics import METRICS, build_router
+from rayhook.deploy.middleware import RequestContext
 from rayhook.deploy.problems import install_problem_handlers
+from rayhook.deploy.request_metrics import HealthCollector, RequestMetrics
 
 DOC = Path(__file__).resolve().parents[3] / "deploy" / "docs" / "metrics.md"
 CANARY = "canary-of-a-patient"
@@ -34,19 +37,29 @@ def parts(tmp_path):
     database.close()
 
 
-def ask(parts, token_file=None, *, address="127.0.0.1", headers=None) -> httpx.Response:
-    app = FastAPI()
-    app.include_router(build_router(parts[1], token_file))
+def ask(parts, token_file=None, *, address="127.0.0.1", headers=None, before=0) -> httpx.Response:
+    app, requests, health = FastAPI(), RequestMetrics(), Health()
+    health.certificate_left_s = lambda: 3600.0
+    health.begin([Check("database", lambda: True), Check("engine", lambda: False)])
+    others = (requests.registry, HealthCollector(health))
+    app.include_router(build_router(parts[1], token_file, others=others))
+    app.get("/patients/{patient}")(lambda patient: patient)
+    app.add_middleware(RequestContext, https=False, metrics=requests)
     install_problem_handlers(app)
 
     async def get() -> httpx.Response:
         transport = httpx.ASGITransport(app, client=(address, 50000))
         async with httpx.AsyncClient(transport=transport, base_url="http://rayhook.test") as client:
+            for number in range(before):
+                await client.get(f"/patients/{CANARY}-{number}")
+                await client.request("CANARY", f"/{CANARY}-{number}")
             return await client.get("/metrics", headers=headers)
 
     # In a thread of its own: a browser of another test leaves its event loop running in this one.
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, get()).result()
+        answer = thread.submit(asyncio.run, get()).result()
+    health.close()
+    return answer
 
 
 @pytest.fixture
@@ -88,6 +101,25 @@ def test_counts_are_those_of_the_log(filled):
     assert found["rayhook_audit_events",] == 7
 
 
+def test_requests_are_counted_by_the_template_of_their_route(filled):
+    found = values(ask(filled, before=3))
+    assert found["rayhook_requests_total", "GET", "/patients/{patient}", "200"] == 3
+    assert found["rayhook_requests_total", "other", "unmatched", "404"] == 3
+    assert found["rayhook_request_seconds_count", "GET", "/patients/{patient}"] == 3
+
+
+def test_there_are_as_many_series_as_routes_whoever_is_asked_for(filled):
+    few, many = (ask(filled, before=count) for count in (2, 50))
+    assert values(few).keys() == values(many).keys()
+    assert CANARY not in many.text
+
+
+def test_the_parts_of_the_service_are_told(filled):
+    found = values(ask(filled))
+    assert (found["rayhook_health", "database"], found["rayhook_health", "engine"]) == (1.0, 0.0)
+    assert found["rayhook_tls_certificate_left_seconds",] == 3600
+
+
 def test_nothing_of_a_patient_is_in_it(filled):
     assert CANARY not in ask(filled).text
 
@@ -124,5 +156,5 @@ def test_every_metric_is_documented():
 
 
 def test_every_metric_is_told(filled):
-    names = {name for name, *_ in values(ask(filled))}
+    names = {name.removesuffix("_count") for name, *_ in values(ask(filled, before=1))}
     assert set(METRICS) - names == {"rayhook_audit_delivery_behind", "rayhook_audit_delivery_failures"}

@@ -179,7 +179,7 @@ def replace(certificates, folder):
 
 def test_the_end_of_a_certificate_is_told(certificates):
     pair = certificates.bad("expired")
-    assert ServedCertificate(pair.certificate, pair.key).left_s < 0
+    assert ServedCertificate(pair.certificate, pair.key).left_s() < 0
     assert expires_at(pair.key) is None
 
 
