@@ -26,12 +26,15 @@ from rayhook.deploy.demo.ehr_page import ChartPages, Pages, current_user
 from rayhook.deploy.demo.ehr_scopes import LOGIN_SCOPES, READ_SCOPES, SYSTEM_SCOPES
 from rayhook.deploy.demo.ehr_seed import RADIOLOGIST_ID, seed_resources
 from rayhook.deploy.demo.ehr_store import ResourceStore
+from rayhook.deploy.demo.ehr_subscriptions import TOPIC, Notifier
 from rayhook.deploy.demo.ehr_tokens import CLIENT_ID, OAuthError
 from rayhook.deploy.demo.ledger import Ledger, NoLedger
 from rayhook.fhir.errors import RayhookError
 from rayhook.fhir.transport import Transport, origin_of
 
 EHR_ID = "demo-ehr"
+SUBSCRIPTION_SECRET = "subscription.secret"  # noqa: S105 - a file's name
+SENDER_SECRET = "sender.secret"  # noqa: S105 - a file's name
 _JWKS_DEADLINE_S = 3.0
 
 
@@ -42,6 +45,7 @@ class DemoEHR:
     store: ResourceStore
     authorization: AuthorizationServer
     client: CDSClient
+    notifier: Notifier
     faults: EHRFaults = field(default_factory=EHRFaults)
     ledger: Ledger = field(default_factory=NoLedger)
 
@@ -70,6 +74,7 @@ def create_ehr(
         key=load_or_create_key(keys_dir / "authorization.jwk"),
         client_keys=_registered_keys(transport, f"{cds_base_url}/.well-known/jwks.json"),
     )
+    notifier = Notifier(store, base_url=f"{base_url}/fhir", transport=transport, faults=switches)
     client = CDSClient(
         issuer=base_url,
         jwks_url=_cds_jwks_url(base_url),
@@ -84,14 +89,18 @@ def create_ehr(
         store=store,
         authorization=authorization,
         client=client,
+        notifier=notifier,
         faults=switches,
         ledger=ledger or NoLedger(),
     )
     return _assemble(demo, Pages(origin_of(cds_base_url)))
 
 
-def demo_registry_toml(*, ehr_base_url: str, pacs_base_url: str) -> str:
-    """Return the registry file that registers the demo EHR and its PACS with Rayhook."""
+def demo_registry_toml(*, ehr_base_url: str, pacs_base_url: str, secrets_dir: Path | None = None) -> str:
+    """Return the registry file that registers the demo EHR and its PACS with Rayhook.
+
+    secrets_dir: has the secrets of its notifications and of its PACS; without it, studies do not announce themselves.
+    """
     return f"""\
 [[ehr]]
 id = {json.dumps(EHR_ID)}
@@ -116,6 +125,18 @@ fhir_user = "Practitioner/{RADIOLOGIST_ID}"
 
 [ehr.backend]
 scopes = {json.dumps(SYSTEM_SCOPES)}
+{"" if secrets_dir is None else _announcements_toml(secrets_dir)}"""
+
+
+def _announcements_toml(secrets_dir: Path) -> str:
+    return f"""
+[ehr.subscription]
+topic = {json.dumps(TOPIC)}
+secret_file = {json.dumps(str(secrets_dir.resolve() / SUBSCRIPTION_SECRET))}
+
+[[ehr.dicom_sender]]
+id = "demo-pacs"
+secret_file = {json.dumps(str(secrets_dir.resolve() / SENDER_SECRET))}
 """
 
 
@@ -140,7 +161,7 @@ def _assemble(demo: DemoEHR, pages: Pages) -> FastAPI:
     app.state.demo = demo
     app.state.accepts_token = demo.authorization.is_active
     app.include_router(_authorization_router(demo, pages))
-    app.include_router(FHIREndpoint(demo.store, demo.authorization, demo.faults, demo.ledger).router())
+    app.include_router(_endpoint(demo).router())
     app.include_router(ChartPages(demo.store, demo.client, demo.authorization, pages).router())
 
     @app.exception_handler(RayhookError)
@@ -154,6 +175,16 @@ def _assemble(demo: DemoEHR, pages: Pages) -> FastAPI:
         return JSONResponse(body, status_code=error.status, headers=_NO_STORE)
 
     return app
+
+
+def _endpoint(demo: DemoEHR) -> FHIREndpoint:
+    return FHIREndpoint(
+        store=demo.store,
+        authorization=demo.authorization,
+        faults=demo.faults,
+        notifier=demo.notifier,
+        ledger=demo.ledger,
+    )
 
 
 _NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -18,6 +18,7 @@ from rayhook.deploy.demo.ehr_bundle import SearchQuery, as_seen, search_bundle, 
 from rayhook.deploy.demo.ehr_faults import EHRFaults
 from rayhook.deploy.demo.ehr_search import SEARCHABLE
 from rayhook.deploy.demo.ehr_store import Created, Resource, ResourceStore, etag_of
+from rayhook.deploy.demo.ehr_subscriptions import Notifier
 from rayhook.deploy.demo.ehr_tokens import AccessToken
 from rayhook.deploy.demo.ledger import Act, Ledger, NoLedger, Outcome
 from rayhook.fhir.errors import (
@@ -107,6 +108,7 @@ class FHIREndpoint:
     store: ResourceStore
     authorization: AuthorizationServer
     faults: EHRFaults
+    notifier: Notifier
     ledger: Ledger = field(default_factory=NoLedger)
 
     def router(self) -> APIRouter:
@@ -117,6 +119,9 @@ class FHIREndpoint:
         router.add_api_route("/{resource_type}/_search", self.search_by_form, methods=["POST"])
         router.add_api_route("/{resource_type}/{resource_id}", self.read)
         router.add_api_route("/{resource_type}/{resource_id}", self.update, methods=["PUT"])
+        router.add_api_route("/Subscription/{subscription_id}", self.unsubscribe, methods=["DELETE"])
+        router.add_api_route("/Subscription/{subscription_id}/$status", self.subscription_status)
+        router.add_api_route("/Subscription/{subscription_id}/$events", self.subscription_events)
         router.add_api_route("/{resource_type}/{resource_id}/_history", self.history)
         router.add_api_route("/{resource_type}/{resource_id}/_history/{version}", self.vread)
         router.add_api_route("/{resource_type}", self.search)
@@ -222,6 +227,25 @@ class FHIREndpoint:
         if not visible_to(token.patient_id)(current):
             raise NotFound("no resource has this id")
 
+    def unsubscribe(self, subscription_id: str, token: Token) -> Response:
+        _require(token, "Subscription", "d")
+        self.store.delete("Subscription", subscription_id)
+        return Response(status_code=204)
+
+    def subscription_status(self, subscription_id: str, token: Token) -> Response:
+        _require(token, "Subscription", "r")
+        return _fhir_response(self.notifier.status(subscription_id))
+
+    def subscription_events(
+        self,
+        subscription_id: str,
+        token: Token,
+        since: Annotated[int, Query(alias="eventsSinceNumber", ge=1)] = 1,
+        until: Annotated[int, Query(alias="eventsUntilNumber", ge=1)] = 1_000_000,
+    ) -> Response:
+        _require(token, "Subscription", "r")
+        return _fhir_response(self.notifier.events(subscription_id, since, until))
+
     def transaction(
         self, bundle: Body, token: Token, x_request_id: Annotated[str, Header()] = ""
     ) -> Response:
@@ -307,8 +331,7 @@ def _capability_statement() -> Response:
                                 for code in ("history-instance", "read", "search-type", "vread")
                             ],
                             "searchParam": [
-                                {"name": name, "type": "reference" if name in _REFERENCES else "token"}
-                                for name in parameters
+                                {"name": name, "type": _parameter_type(name)} for name in parameters
                             ],
                         }
                         for resource_type, parameters in SEARCHABLE.items()
@@ -317,6 +340,12 @@ def _capability_statement() -> Response:
             ],
         }
     )
+
+
+def _parameter_type(name: str) -> str:
+    if name in _REFERENCES:
+        return "reference"
+    return {"_lastUpdated": "date", "url": "uri"}.get(name, "token")
 
 
 def _fhir_response(resource: Resource, status: int = 200, headers: dict[str, str] | None = None) -> Response:

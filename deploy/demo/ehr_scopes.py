@@ -30,4 +30,5 @@ SYSTEM_SCOPES = (
     "system/Device.crs",
     "system/Provenance.crs",
     "system/DocumentReference.crs",
+    "system/Subscription.cruds",
 )

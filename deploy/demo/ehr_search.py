@@ -4,6 +4,7 @@ Spec: FHIR R4 search.html
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from typing import Any
 
 from rayhook.fhir.errors import InvalidRequest
@@ -90,8 +91,17 @@ def _reference(target: str | None, *path: str) -> Matcher:
     return match
 
 
+def _since(resource: Resource, wanted: str) -> bool:
+    """Spec: FHIR R4 search.html#prefix; of the prefixes, `ge` alone."""
+    if not wanted.startswith("ge"):
+        raise InvalidRequest("_lastUpdated: only the prefix ge is supported", expression="_lastUpdated")
+    instants = (datetime.fromisoformat(text) for text in (resource["meta"]["lastUpdated"], wanted[2:]))
+    return next(instants) >= next(instants)
+
+
 _COMMON: dict[str, Matcher] = {
     "_id": _string("id"),
+    "_lastUpdated": _since,
     "_tag": _coding("meta", "tag"),
     "identifier": _identifier("identifier"),
 }
@@ -120,6 +130,11 @@ _MATCHERS: dict[str, dict[str, Matcher]] = {
         "target": _reference(None, "target"),
     },
     "ServiceRequest": {**_COMMON, **_SUBJECT},
+    "Subscription": {
+        "_id": _string("id"),
+        "status": _string("status"),
+        "url": _string("channel", "endpoint"),
+    },
 }
 SEARCHABLE = {resource_type: tuple(sorted(matchers)) for resource_type, matchers in _MATCHERS.items()}
 

@@ -17,7 +17,15 @@ from rayhook.fhir.r4 import validate
 Resource = dict[str, Any]
 
 WRITABLE = frozenset(
-    {"Device", "DiagnosticReport", "DocumentReference", "Observation", "Provenance", "ServiceRequest"}
+    {
+        "Device",
+        "DiagnosticReport",
+        "DocumentReference",
+        "Observation",
+        "Provenance",
+        "ServiceRequest",
+        "Subscription",
+    }
 )
 
 
@@ -48,13 +56,14 @@ class Created:
 
 
 class ResourceStore:
-    """Create, read and update; every version of a resource is kept."""
+    """Create, read, update and delete; every version of a resource is kept. `listeners` hear of each one stored."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._resources: dict[tuple[str, str], Resource] = {}
         self._versions: dict[tuple[str, str], list[Resource]] = {}
         self._lock = threading.RLock()
         self._clock = clock
+        self.listeners: list[Callable[[Resource], None]] = []
 
     def seed(self, resources: Iterable[Resource]) -> None:
         """Store resources under the ids they carry."""
@@ -67,6 +76,11 @@ class ResourceStore:
         if found is None:
             raise NotFound(f"{resource_type}: no resource has this id")
         return copy.deepcopy(found)
+
+    def delete(self, resource_type: str, resource_id: str) -> None:
+        """Spec: FHIR R4 http.html#delete."""
+        with self._lock:
+            self._resources.pop((resource_type, resource_id), None)
 
     def history(self, resource_type: str, resource_id: str) -> list[Resource]:
         """Return all versions, the oldest first.
@@ -161,6 +175,8 @@ class ResourceStore:
             stored = copy.deepcopy({**resource, "id": resource_id, "meta": meta})
             versions.append(stored)
             self._resources[key] = stored
+        for listener in self.listeners:
+            listener(stored)
         return copy.deepcopy(stored)
 
 
