@@ -106,14 +106,16 @@ def _items(session: Session) -> Metric:
 
 
 def build_router(
-    sessions: Sessions, token_file: Path | None, *, others: Iterable[Collector] = ()
+    sessions: Sessions | None, token_file: Path | None, *, others: Iterable[Collector] = ()
 ) -> APIRouter:
     """Return the route; with `token_file`, only for who shows the token that it holds, else only for this machine.
 
-    others: what else is counted, beside the audit.
+    sessions: to count the audit with; None where another process does.  others: what is counted beside it.
     """
     registry = CollectorRegistry(auto_describe=False)
-    for collector in (AuditCollector(sessions), *others):
+    if sessions is not None:
+        registry.register(AuditCollector(sessions))
+    for collector in others:
         registry.register(collector)
     router = APIRouter(include_in_schema=False)
 

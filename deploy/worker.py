@@ -10,8 +10,6 @@ from types import FrameType
 from typing import Final
 
 import structlog
-import uvicorn
-from fastapi import FastAPI
 
 from rayhook.audit.alarm import DecryptionAlarm
 from rayhook.audit.events import AuditKind
@@ -22,12 +20,12 @@ from rayhook.deploy.audit_forwarding import audit_origins
 from rayhook.deploy.backend_tokens import backend_tokens
 from rayhook.deploy.database import create_database, ensure_schema
 from rayhook.deploy.health import Health
-from rayhook.deploy.health import build_router as health_router
 from rayhook.deploy.health_checks import storage_checks
 from rayhook.deploy.kms import await_kms, open_keyring
 from rayhook.deploy.production import require_secure
 from rayhook.deploy.settings import Settings
 from rayhook.deploy.threads import in_threads
+from rayhook.deploy.worker_health import answering
 from rayhook.fhir.errors import RayhookError
 from rayhook.fhir.transport import Transport
 from rayhook.inference.pipeline import Pipeline
@@ -51,7 +49,7 @@ def run_worker(settings: Settings) -> None:
     stopping = threading.Event()
     with (
         _told_to_stop(stopping, health, settings.shutdown_s),
-        _listening(settings, health),
+        answering(settings, health),
         ExitStack() as stack,
     ):
         await_kms(settings, health, stopping)
@@ -153,29 +151,3 @@ def _told_to_stop(stopping: threading.Event, health: Health, shutdown_s: float) 
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _listening(settings: Settings, health: Health) -> Iterator[None]:
-    """Answer the health routes, where a port is named for them, and nothing else."""
-    if settings.worker_health_port is None:
-        yield
-        return
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(health_router(health))
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.worker_health_port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, name="health", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        thread.join()

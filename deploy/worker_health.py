@@ -7,10 +7,13 @@ from contextlib import contextmanager
 from typing import Final
 
 import uvicorn
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
+from prometheus_client.registry import Collector
 
 from rayhook.deploy.health import Health, build_router
+from rayhook.deploy.metrics import build_router as metrics_router
 from rayhook.deploy.problems import install_problem_handlers
+from rayhook.deploy.request_metrics import HealthCollector
 from rayhook.deploy.server import served_certificate
 from rayhook.deploy.settings import Settings
 from rayhook.fhir.errors import ServiceUnavailable
@@ -19,20 +22,23 @@ _STOP_S: Final = 5.0
 
 
 @contextmanager
-def answering(settings: Settings, health: Health, routers: Iterable[APIRouter] = ()) -> Iterator[None]:
-    """Answer `/health/...`, and `routers`, at `worker_health_port` from a thread, until the block ends.
+def answering(settings: Settings, health: Health, collectors: Iterable[Collector] = ()) -> Iterator[None]:
+    """Answer `/health/...` and `/metrics` at `worker_health_port` from a thread, until the block ends.
 
-    It is https where the settings have a certificate. Does nothing where they have no port.
+    collectors: what is counted beside the health.  It is https where the settings have a certificate. Nothing
+    answers where they have no port.
     Raises ServiceUnavailable where the port is taken.
     """
     if settings.worker_health_port is None:
         yield
         return
     with served_certificate(settings) as certificate:
+        if certificate is not None:
+            health.certificate_left_s = certificate.left_s
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         app.include_router(build_router(health))
-        for router in routers:
-            app.include_router(router)
+        others = (HealthCollector(health), *collectors)
+        app.include_router(metrics_router(None, settings.metrics_token_file, others=others))
         install_problem_handlers(app)
         config = uvicorn.Config(
             app,
