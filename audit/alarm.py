@@ -29,10 +29,11 @@ class DecryptionAlarm:
         self._sessions = sessions
         self._audit = audit
         self._due: queue.Queue[AuditEntry | None] = queue.Queue(_MOST)
+        self._writer: threading.Thread | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        thread = threading.Thread(target=self._write, name="audit-decryption", daemon=True)
+        self._writer = thread = threading.Thread(target=self._write, name="audit-decryption", daemon=True)
         thread.start()
         self._keyring.told_of_refusals = self._notice
         try:
@@ -44,6 +45,8 @@ class DecryptionAlarm:
 
     def _notice(self, table: str, column: str, row: str) -> None:
         _log.error("decryption_failed", table=table, column=column)
+        if threading.current_thread() is self._writer:
+            return  # it is the telling itself that failed: it would be told of for ever
         entry = AuditEntry(
             AuditKind.AUTH_DECRYPTION_FAILED,
             Outcome.SERIOUS_FAILURE,

@@ -82,7 +82,7 @@ class Delivery:
                 .limit(_BATCH)
             )
             rows = session.execute(query).mappings().all()
-        records = [opened(self._keyring, row, is_lenient=True) for row in rows]
+            records = [opened(session, self._keyring, row, is_lenient=True) for row in rows]
         return self._send(receiver, records, [record.seq for record in records])
 
     def send_checkpoints(self, receiver: Receiver[Checkpoint]) -> Step:

@@ -155,6 +155,7 @@ class AuditReviewItemRow(SQLModel, table=True):
     note_sealed: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
     changed_at: str | None = Field(default=None, max_length=27)
     changed_by_sealed: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
+    patient_index: str | None = Field(default=None, max_length=64)
 
 
 class AuditWatchRow(SQLModel, table=True):

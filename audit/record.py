@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,9 +25,11 @@ from rayhook.audit.handover import HandOver, key_name, stored_hand_overs, truste
 from rayhook.audit.leaf import GENESIS, event_hash, event_mac, stored_leaf
 from rayhook.audit.merkle import Frontier
 from rayhook.audit.models import AUDIT_ENTITY, AUDIT_EVENT, AUDIT_TOMBSTONE
+from rayhook.auth.data_key import DataKey
 from rayhook.auth.keys import Keyring
+from rayhook.auth.patient_keys import audited, sealing_keys
 from rayhook.fhir.correlation import request_id
-from rayhook.fhir.errors import AuditUnavailable, ServiceUnavailable
+from rayhook.fhir.errors import AuditUnavailable, RayhookError
 
 _log = structlog.get_logger()
 _WRITER_LOCK = 0x7261_7968_6F6F_6B  # "rayhook": one number per database for pg_advisory_xact_lock
@@ -43,6 +45,7 @@ class AuditEntry:
     `client_id` is the software that asked (OAuth client, CDS client issuer); `jti` its token's id, never the
     token; `query` a search as it was asked, path and parameters; `purpose` a code of v3-ActReason;
     `peer` the other server where we are the client, its origin or name.
+    `names_patient`: False for what is found under the patient, but must not say who that is: the erasure itself.
     """
 
     kind: AuditKind
@@ -60,6 +63,7 @@ class AuditEntry:
     peer: str | None = None
     client_address: str | None = None
     server_address: str | None = None
+    names_patient: bool = True
 
     def context(self) -> dict[str, str]:
         """Return what is kept beside the detail, without what is not known."""
@@ -163,7 +167,7 @@ class AuditLog:
         session.flush()
         try:
             self._write(session, staged)
-        except (SQLAlchemyError, ServiceUnavailable) as error:
+        except (RayhookError, SQLAlchemyError) as error:
             raise AuditUnavailable("the audit log cannot be written") from error
 
     def _after_commit(self, session: Session) -> None:
@@ -183,12 +187,14 @@ class AuditLog:
             staged.anchor = self._anchor
 
     def _write(self, session: Session, staged: _Staged) -> None:
+        # Before the lock: who makes a patient's key may have to wait for another that is making it.
+        keys = self._keys(session, staged.entries)
         _lock(session)
         seq, last_hash = _head(session)
         rows = []
-        for entry in staged.entries:
+        for entry, columns in zip(staged.entries, keys, strict=True):
             seq += 1
-            rows.append(self._row(seq, last_hash, entry))
+            rows.append(self._row(seq, last_hash, entry, columns))
             last_hash = rows[-1]["hash"]
         if rows:
             session.execute(insert(AUDIT_EVENT), rows)
@@ -198,6 +204,21 @@ class AuditLog:
         if staged.next_key is not None:
             signing_key = self._keyring.audit_signing_key
             HandOver.signed(signing_key, staged.next_key, size=seq, signed_at=self._now()).store(session)
+
+    def _keys(self, session: Session, entries: Sequence[AuditEntry]) -> list["_EntryKeys"]:
+        """Return by which keys each entry is sealed."""
+        if not entries:
+            return []
+        indexes = [self._index(entry.patient_id, "patient", entry.ehr_id) for entry in entries]
+        subjects = [
+            audited(index if entry.names_patient else None)
+            for entry, index in zip(entries, indexes, strict=True)
+        ]
+        own, *keys = sealing_keys(session, self._keyring, [audited(None), *subjects])
+        return [
+            _EntryKeys(index, key, key if _is_by_patient(entry) else own)
+            for entry, index, key in zip(entries, indexes, keys, strict=True)
+        ]
 
     @staticmethod
     def _index_entities(session: Session, rows: list[dict[str, Any]]) -> None:
@@ -212,7 +233,8 @@ class AuditLog:
             statement = (postgresql.insert if is_postgresql else sqlite.insert)(AUDIT_ENTITY)
             session.execute(statement.on_conflict_do_nothing(), named)
 
-    def _row(self, seq: int, previous_hash: str, entry: AuditEntry) -> dict[str, Any]:
+    def _row(self, seq: int, previous_hash: str, entry: AuditEntry, keys: "_EntryKeys") -> dict[str, Any]:
+        patient_id = entry.patient_id if entry.names_patient else None
         row: dict[str, Any] = {
             "seq": seq,
             "recorded_at": self._now(),
@@ -221,14 +243,14 @@ class AuditLog:
             "ehr_id": entry.ehr_id,
             "request_id": entry.request_id or "",
             "client_id": entry.client_id,
-            "agent_sealed": self._sealed(entry.agent, "agent_sealed", seq),
+            "agent_sealed": _sealed(keys.of_agent, entry.agent, "agent_sealed", seq),
             "agent_index": self._index(entry.agent, "agent", entry.ehr_id),
-            "patient_sealed": self._sealed(entry.patient_id, "patient_sealed", seq),
-            "patient_index": self._index(entry.patient_id, "patient", entry.ehr_id),
-            "entities_sealed": self._sealed(_json(entry.entities), "entities_sealed", seq),
+            "patient_sealed": _sealed(keys.of_content, patient_id, "patient_sealed", seq),
+            "patient_index": keys.patient_index,
+            "entities_sealed": _sealed(keys.of_content, _json(entry.entities), "entities_sealed", seq),
             "entity_index": self._entity_index(entry),
-            "detail_sealed": self._sealed(_json(entry.detail), "detail_sealed", seq),
-            "context_sealed": self._sealed(_json(entry.context()), "context_sealed", seq),
+            "detail_sealed": _sealed(keys.of_content, _json(entry.detail), "detail_sealed", seq),
+            "context_sealed": _sealed(keys.of_content, _json(entry.context()), "context_sealed", seq),
             "previous_hash": previous_hash,
         }
         row["hash"] = event_hash(row)
@@ -237,11 +259,6 @@ class AuditLog:
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self._clock(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-    def _sealed(self, value: str | None, column: str, seq: int) -> bytes | None:
-        if value is None:
-            return None
-        return self._keyring.seal(value.encode(), table=AUDIT_EVENT.name, column=column, row=str(seq))
 
     def _index(self, value: str | None, purpose: str, ehr_id: str | None) -> str | None:
         return None if value is None else audit_index(self._keyring, value, purpose=purpose, ehr_id=ehr_id)
@@ -254,12 +271,10 @@ class AuditLog:
         return " ".join(indexes) or None
 
     def _seal_tree(self, session: Session, size: int, head: str) -> Checkpoint | None:
-        """Sign the tree of all events, grown from the last checkpoint where that one holds.
-
-        A key that has handed over signs nothing more: the process that still has it needs a restart.
-        """
+        """Sign the tree of all events, grown from the last checkpoint where that one holds."""
         hand_overs = stored_hand_overs(session)
-        if hand_overs and hand_overs[-1].old_key == key_name(self._keyring.audit_public_key):
+        signing_key = self._signing_key(hand_overs)
+        if signing_key is None:
             _log.error("audit_key_superseded", size=size)
             return None
         base = self._sound_base(session, hand_overs)
@@ -268,10 +283,23 @@ class AuditLog:
         frontier = Frontier() if base is None else base.frontier
         frontier = frontier.grown(map(stored_leaf, _hashes_after(session, frontier.size)))
         tree_head = TreeHead(size=size, root=frontier.root().hex(), head=head, signed_at=self._now())
-        signature = self._keyring.audit_signing_key.sign(tree_head.statement()).hex()
+        signature = signing_key.sign(tree_head.statement()).hex()
         tree = SealedTree(Checkpoint(tree_head, signature), frontier)
         tree.store(session)
         return tree.checkpoint
+
+    def _signing_key(self, hand_overs: list[HandOver]) -> Ed25519PrivateKey | None:
+        """Return the key that the log was handed to last; None where this process cannot have it.
+
+        A key that has handed over signs nothing more. The caller holds the lock on the log's end, so that no
+        hand-over comes between this and the signature.
+        """
+        own = self._keyring.audit_signing_key
+        current = key_name(trusted_keys(own.public_key(), hand_overs).current)
+        if current == key_name(own.public_key()):
+            return own
+        following = self._keyring.next_audit_signing_key()
+        return following if key_name(following.public_key()) == current else None
 
     def _sound_base(self, session: Session, hand_overs: list[HandOver]) -> SealedTree | None:
         """Return the last checkpoint; None where there is none, or where it does not fit the log.
@@ -290,6 +318,26 @@ class AuditLog:
             return tree
         _log.error("audit_checkpoint_inconsistent", size=tree_head.size)
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class _EntryKeys:
+    """`of_agent` is the installation's, so that the log still says who did what when a patient's key is destroyed."""
+
+    patient_index: str | None
+    of_content: DataKey
+    of_agent: DataKey
+
+
+def _is_by_patient(entry: AuditEntry) -> bool:
+    """Return whether it is the patient who acts: then the agent is as much the patient's as the rest."""
+    return entry.patient_id is not None and (entry.agent or "").rpartition("/")[2] == entry.patient_id
+
+
+def _sealed(key: DataKey, value: str | None, column: str, seq: int) -> bytes | None:
+    if value is None:
+        return None
+    return key.seal(value.encode(), table=AUDIT_EVENT.name, column=column, row=str(seq))
 
 
 def audit_index(keyring: Keyring, value: str, *, purpose: str, ehr_id: str | None) -> str:

@@ -38,7 +38,8 @@ from rayhook.audit.record import AuditEntry, AuditLog, audit_index
 from rayhook.audit.review import timestamp
 from rayhook.audit.tombstone import Purge, SignedPurge, TombstoneDigest
 from rayhook.auth.keys import Keyring
-from rayhook.fhir.errors import InvalidRequest, NotFound
+from rayhook.auth.patient_keys import audited, seal, unseal
+from rayhook.fhir.errors import Erased, InvalidRequest, NotFound
 
 YEARS: Final = 6
 _DAYS_A_YEAR: Final = 365.25
@@ -126,16 +127,22 @@ class Retention:
         if not reason.strip():
             raise InvalidRequest("a hold needs its reason", expression="reason")
         id_ = uuid.uuid4().hex
+        patient = self._index(subject.patient_id, "patient", subject.ehr_id)
+
+        def sealed(text: str, column: str) -> bytes:
+            place = {"table": AUDIT_HOLD.name, "column": column, "row": id_}
+            return seal(session, self._keyring, audited(patient), text.encode(), **place)
+
         session.execute(
             insert(AUDIT_HOLD).values(
                 id=id_,
                 ehr_id=subject.ehr_id,
-                patient_index=self._index(subject.patient_id, "patient", subject.ehr_id),
+                patient_index=patient,
                 agent_index=self._index(subject.agent, "agent", subject.ehr_id),
                 first_seq=subject.first_seq,
                 last_seq=subject.last_seq,
-                subject_sealed=self._sealed(subject.text(), "subject_sealed", id_),
-                reason_sealed=self._sealed(reason.strip(), "reason_sealed", id_),
+                subject_sealed=sealed(subject.text(), "subject_sealed"),
+                reason_sealed=sealed(reason.strip(), "reason_sealed"),
                 placed_at=timestamp(now),
             )
         )
@@ -155,7 +162,7 @@ class Retention:
 
     def holds(self, session: Session) -> list[Hold]:
         query = select(AUDIT_HOLD).order_by(AUDIT_HOLD.c.placed_at)
-        return [self._hold(row) for row in session.execute(query).mappings()]
+        return [self._hold(session, row) for row in session.execute(query).mappings()]
 
     def plan(self, session: Session, *, now: datetime) -> PurgePlan:
         query = select(func.count(), func.min(_EVENT.seq), func.max(_EVENT.seq))
@@ -236,13 +243,17 @@ class Retention:
     def _index(self, value: str | None, purpose: str, ehr_id: str | None) -> str | None:
         return None if value is None else audit_index(self._keyring, value, purpose=purpose, ehr_id=ehr_id)
 
-    def _sealed(self, text: str, column: str, id_: str) -> bytes:
-        return self._keyring.seal(text.encode(), table=AUDIT_HOLD.name, column=column, row=id_)
+    def _opened(self, session: Session, row: RowMapping, column: str) -> str:
+        """Return nothing of a hold whose patient was erased since it was released."""
+        try:
+            place = {"table": AUDIT_HOLD.name, "column": column, "row": row["id"]}
+            return unseal(session, self._keyring, row[column], **place).decode()
+        except Erased:
+            return ""
 
-    def _hold(self, row: RowMapping) -> Hold:
+    def _hold(self, session: Session, row: RowMapping) -> Hold:
         subject, reason = (
-            self._keyring.open(row[column], table=AUDIT_HOLD.name, column=column, row=row["id"]).decode()
-            for column in ("subject_sealed", "reason_sealed")
+            self._opened(session, row, column) for column in ("subject_sealed", "reason_sealed")
         )
         released_at = row["released_at"]
         return Hold(

@@ -13,7 +13,8 @@ from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.models import AUDIT_ENTITY, AUDIT_EVENT
 from rayhook.audit.record import audit_index
 from rayhook.auth.keys import Keyring
-from rayhook.fhir.errors import InvalidRequest, NotFound, RayhookError
+from rayhook.auth.patient_keys import unseal
+from rayhook.fhir.errors import Erased, InvalidRequest, NotFound, RayhookError
 
 _BATCH = 500
 _EVENT = AUDIT_EVENT.c
@@ -22,7 +23,10 @@ _NEWEST = (_EVENT.recorded_at.desc(), _EVENT.seq.desc())
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """One event as a person reads it; `context` is what BALP asks for beside it, by the names of AuditEntry."""
+    """One event as a person reads it; `context` is what BALP asks for beside it, by the names of AuditEntry.
+
+    `is_erased`: the key of the patient whom it was about is destroyed; what it said of the patient is gone.
+    """
 
     seq: int
     recorded_at: datetime
@@ -37,6 +41,7 @@ class AuditRecord:
     client_id: str | None = None
     context: Mapping[str, str] = field(default_factory=dict)
     hash: str = ""
+    is_erased: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +159,7 @@ def search(
     shown = found[:limit]
     unreadable = tuple(row["seq"] for row in shown if is_lenient and not is_readable(row))
     records = tuple(
-        opened(keyring, row, is_lenient=is_lenient) for row in shown if row["seq"] not in unreadable
+        opened(session, keyring, row, is_lenient=is_lenient) for row in shown if row["seq"] not in unreadable
     )
     return Page(records, shown[-1]["seq"] if len(found) > limit else None, unreadable)
 
@@ -164,7 +169,7 @@ def find_event(session: Session, keyring: Keyring, seq: int) -> AuditRecord:
     row = session.execute(select(AUDIT_EVENT).where(_EVENT.seq == seq)).mappings().first()
     if row is None or not is_readable(row):
         raise NotFound("there is no event of this number", code="event_not_found")
-    return opened(keyring, row, is_lenient=True)
+    return opened(session, keyring, row, is_lenient=True)
 
 
 def is_readable(row: RowMapping) -> bool:
@@ -197,7 +202,7 @@ def walk(
     if limit is not None:
         query = query.limit(limit)
     for row in session.execute(query, execution_options={"yield_per": _BATCH}).mappings():
-        yield opened(keyring, row)
+        yield opened(session, keyring, row)
 
 
 def recent(
@@ -228,12 +233,19 @@ def _query(keyring: Keyring, wanted: AuditSearch) -> Select[Any]:
     return select(AUDIT_EVENT).where(*wanted.conditions(keyring))
 
 
-def opened(keyring: Keyring, row: RowMapping, *, is_lenient: bool = False) -> AuditRecord:
-    """Return the event opened. What cannot be opened any more is empty where `is_lenient`, and raises otherwise."""
+def opened(session: Session, keyring: Keyring, row: RowMapping, *, is_lenient: bool = False) -> AuditRecord:
+    """Return the event opened, empty where it was erased.
+
+    What cannot be opened for another reason is empty where `is_lenient`, and raises otherwise.
+    """
+    erased: list[str] = []
 
     def read(column: str) -> str | None:
         try:
-            return _open(keyring, row, column)
+            return _open(session, keyring, row, column)
+        except Erased:
+            erased.append(column)
+            return None
         except RayhookError:
             if is_lenient:
                 return None
@@ -253,11 +265,13 @@ def opened(keyring: Keyring, row: RowMapping, *, is_lenient: bool = False) -> Au
         client_id=row["client_id"],
         context=json.loads(read("context_sealed") or "{}"),
         hash=row["hash"],
+        is_erased=bool(erased),
     )
 
 
-def _open(keyring: Keyring, row: RowMapping, column: str) -> str | None:
+def _open(session: Session, keyring: Keyring, row: RowMapping, column: str) -> str | None:
     ciphertext: bytes | None = row[column]
     if ciphertext is None:
         return None
-    return keyring.open(ciphertext, table=AUDIT_EVENT.name, column=column, row=str(row["seq"])).decode()
+    place = {"table": AUDIT_EVENT.name, "column": column, "row": str(row["seq"])}
+    return unseal(session, keyring, ciphertext, **place).decode()

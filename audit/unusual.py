@@ -15,12 +15,13 @@ from sqlmodel import Session
 
 from rayhook.audit.events import AuditKind
 from rayhook.audit.models import AUDIT_EVENT, AUDIT_REVIEW_ITEM, AUDIT_WATCH
-from rayhook.audit.record import AuditEntry, AuditLog
+from rayhook.audit.record import AuditEntry, AuditLog, audit_index
 from rayhook.audit.review import AuditRecord, is_readable, opened, timestamp
 from rayhook.audit.watch import Alert, Rule, Thresholds, Watch
 from rayhook.auth.database_types import Sessions
 from rayhook.auth.keys import Keyring
-from rayhook.fhir.errors import InvalidRequest, NotFound
+from rayhook.auth.patient_keys import audited, seal, unseal
+from rayhook.fhir.errors import Erased, InvalidRequest, NotFound
 from rayhook.fhir.text import translatable
 
 _AGENT: Final = "rayhook"
@@ -102,7 +103,9 @@ class Watching:
             )
             for row in session.execute(query.order_by(AUDIT_EVENT.c.seq)).mappings():
                 if is_readable(row):
-                    for _told_before in self._watch.look(opened(self._keyring, row, is_lenient=True)):
+                    for _told_before in self._watch.look(
+                        opened(session, self._keyring, row, is_lenient=True)
+                    ):
                         pass
         return int(position)
 
@@ -116,11 +119,11 @@ class Watching:
                 .limit(_BATCH)
             )
             rows = session.execute(query).mappings().all()
-        if not rows:
-            return None
-        return rows[-1]["seq"], [
-            opened(self._keyring, row, is_lenient=True) for row in rows if is_readable(row)
-        ]
+            if not rows:
+                return None
+            return rows[-1]["seq"], [
+                opened(session, self._keyring, row, is_lenient=True) for row in rows if is_readable(row)
+            ]
 
     def _store(self, alerts: Sequence[Alert], position: int) -> int:
         """An item's own event moves the log's end: a step without alerts writes nothing, or it would never end."""
@@ -152,13 +155,19 @@ class Watching:
             "patient": alert.patient_id,
             "events": alert.events,
         }
+        index = None
+        if alert.patient_id is not None:
+            index = audit_index(self._keyring, alert.patient_id, purpose="patient", ehr_id=alert.ehr_id)
         values = {
             "id": id_,
+            "patient_index": index,
             "rule": alert.rule.value,
             "seq": alert.seq,
             "raised_at": timestamp(alert.raised_at),
             "state": ReviewState.OPEN.value,
-            "subject_sealed": _sealed(self._keyring, json.dumps(content), "subject_sealed", id_),
+            "subject_sealed": _sealed(
+                session, self._keyring, index, json.dumps(content), ("subject_sealed", id_)
+            ),
         }
         insert_ = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
         statement = insert_(AUDIT_REVIEW_ITEM).on_conflict_do_nothing().values(values).returning(_ITEM.id)
@@ -184,7 +193,7 @@ def review_items(session: Session, keyring: Keyring, *, limit: int = 200) -> lis
     query = select(AUDIT_REVIEW_ITEM).order_by(
         _ITEM.state != "open", _ITEM.state == "closed", _ITEM.seq.desc()
     )
-    return [_opened(keyring, row) for row in session.execute(query.limit(limit)).mappings()]
+    return [_opened(session, keyring, row) for row in session.execute(query.limit(limit)).mappings()]
 
 
 def count_items(session: Session) -> dict[tuple[Rule, ReviewState], int]:
@@ -218,9 +227,9 @@ def change_item(
         .where(_ITEM.id == id_)
         .values(
             state=state.value,
-            note_sealed=_sealed(keyring, note.strip(), "note_sealed", id_),
+            note_sealed=_sealed(session, keyring, found["patient_index"], note.strip(), ("note_sealed", id_)),
             changed_at=timestamp(now),
-            changed_by_sealed=_sealed(keyring, agent, "changed_by_sealed", id_),
+            changed_by_sealed=_sealed(session, keyring, None, agent, ("changed_by_sealed", id_)),
         )
     )
     detail = {
@@ -235,8 +244,8 @@ def change_item(
     )
 
 
-def _opened(keyring: Keyring, row: RowMapping) -> ReviewItem:
-    subject: dict[str, Any] = json.loads(_open(keyring, row, "subject_sealed") or "{}")
+def _opened(session: Session, keyring: Keyring, row: RowMapping) -> ReviewItem:
+    subject: dict[str, Any] = json.loads(_open(session, keyring, row, "subject_sealed") or "{}")
     changed_at = row["changed_at"]
     return ReviewItem(
         id=row["id"],
@@ -248,21 +257,31 @@ def _opened(keyring: Keyring, row: RowMapping) -> ReviewItem:
         agent=subject.get("agent"),
         patient_id=subject.get("patient"),
         events=tuple(subject.get("events", ())),
-        note=_open(keyring, row, "note_sealed") or "",
+        note=_open(session, keyring, row, "note_sealed") or "",
         changed_at=None if changed_at is None else datetime.fromisoformat(changed_at).astimezone(UTC),
-        changed_by=_open(keyring, row, "changed_by_sealed"),
+        changed_by=_open(session, keyring, row, "changed_by_sealed"),
     )
 
 
-def _sealed(keyring: Keyring, text: str, column: str, id_: str) -> bytes:
-    return keyring.seal(text.encode(), table=AUDIT_REVIEW_ITEM.name, column=column, row=id_)
+def _sealed(
+    session: Session, keyring: Keyring, patient_index: str | None, text: str, place: tuple[str, str]
+) -> bytes:
+    """Seal for a column and row, under the key of the patient whom the item is about, if it is about one."""
+    table = AUDIT_REVIEW_ITEM.name
+    subject, (column, id_) = audited(patient_index), place
+    return seal(session, keyring, subject, text.encode(), table=table, column=column, row=id_)
 
 
-def _open(keyring: Keyring, row: RowMapping, column: str) -> str | None:
+def _open(session: Session, keyring: Keyring, row: RowMapping, column: str) -> str | None:
+    """Return None also for what was erased."""
     sealed: bytes | None = row[column]
     if sealed is None:
         return None
-    return keyring.open(sealed, table=AUDIT_REVIEW_ITEM.name, column=column, row=row["id"]).decode()
+    try:
+        place = {"table": AUDIT_REVIEW_ITEM.name, "column": column, "row": row["id"]}
+        return unseal(session, keyring, sealed, **place).decode()
+    except Erased:
+        return None
 
 
 def _put_position(session: Session, position: int) -> None:

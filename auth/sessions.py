@@ -20,6 +20,7 @@ from sqlmodel import Field, Session, SQLModel, col, or_
 from rayhook.auth.abilities import Abilities
 from rayhook.auth.keys import Keyring
 from rayhook.auth.launch_context import LaunchContext
+from rayhook.auth.patient_keys import clinical, patient_index, seal, unseal
 from rayhook.auth.roles import Role, read_roles, written_roles
 from rayhook.auth.scopes import ScopeSet
 
@@ -67,6 +68,7 @@ class SMARTSessionRow(SQLModel, table=True):
     refresh_until: float | None = None
     context: bytes | None = None
     window_mark: str = Field(default="", max_length=32, sa_column_kwargs={"server_default": ""})
+    patient_index: str | None = Field(default=None, max_length=64, index=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,8 @@ def create_session(session: Session, keyring: Keyring, new: SMARTSession, *, clo
     _erase_ended(session, now)
     session_id = secrets.token_urlsafe(_ID_BYTES)
     key = _hash(session_id)
+    index = None if new.patient_id is None else patient_index(keyring, new.ehr_id, new.patient_id)
+    columns = _Columns(session, keyring, key, index)
     session.add(
         SMARTSessionRow(
             id_hash=key,
@@ -173,18 +177,19 @@ def create_session(session: Session, keyring: Keyring, new: SMARTSession, *, clo
             fhir_base_url=new.fhir_base_url,
             client_id=new.client_id,
             scopes=str(new.scopes),
-            access_token=_seal(keyring, SMARTSessionRow, "access_token", key, new.access_token),
+            access_token=columns.seal("access_token", new.access_token),
             access_token_expires_at=new.access_token_expires_at,
-            patient_id=_seal_optional(keyring, "patient_id", key, new.patient_id),
-            fhir_user=_seal_optional(keyring, "fhir_user", key, new.fhir_user),
-            name=_seal_optional(keyring, "name", key, new.name),
+            patient_id=columns.seal_optional("patient_id", new.patient_id),
+            fhir_user=columns.seal_optional("fhir_user", new.fhir_user),
+            name=columns.seal_optional("name", new.name),
             need_patient_banner=new.need_patient_banner,
             expires_at=now + SESSION_LIFE_S,
             last_used_at=now,
             roles=written_roles(new.roles),
-            refresh_token=_seal_optional(keyring, "refresh_token", key, new.refresh_token),
-            context=_seal_optional(keyring, "context", key, msgspec.json.encode(new.context).decode()),
+            refresh_token=columns.seal_optional("refresh_token", new.refresh_token),
+            context=columns.seal("context", msgspec.json.encode(new.context).decode()),
             window_mark=new.window_mark,
+            patient_index=index,
         )
     )
     session.flush()
@@ -210,13 +215,19 @@ def find_session(
     if noted and now - row.last_used_at >= _TOUCH_EVERY_S:
         row.last_used_at = now
         session.flush()
-    return _opened(keyring, row)
+    return _opened(session, keyring, row)
 
 
 def close_session(session: Session, session_id: str) -> bool:
     """Erase the session; False if there was none."""
     gone = session.exec(delete(SMARTSessionRow).where(col(SMARTSessionRow.id_hash) == _hash(session_id)))
     return gone.rowcount == 1
+
+
+def close_sessions_of(session: Session, index: str) -> int:
+    """Erase all sessions of a patient, by its blind index; return how many that were."""
+    gone = session.exec(delete(SMARTSessionRow).where(col(SMARTSessionRow.patient_index) == index))
+    return gone.rowcount
 
 
 def claim_refresh(
@@ -251,12 +262,15 @@ def store_refreshed(session: Session, keyring: Keyring, session_id: str, renewed
     key = _hash(session_id)
     row = SMARTSessionRow
     change = update(row).where(col(row.id_hash) == key)
+    patient_id = renewed.patient_id
+    index = None if patient_id is None else patient_index(keyring, renewed.ehr_id, patient_id)
+    columns = _Columns(session, keyring, key, index)
     stored = session.exec(
         change.values(
             scopes=str(renewed.scopes),
-            access_token=_seal(keyring, row, "access_token", key, renewed.access_token),
+            access_token=columns.seal("access_token", renewed.access_token),
             access_token_expires_at=renewed.access_token_expires_at,
-            refresh_token=_seal_optional(keyring, "refresh_token", key, renewed.refresh_token),
+            refresh_token=columns.seal_optional("refresh_token", renewed.refresh_token),
             refresh_until=None,
         )
     )
@@ -271,28 +285,54 @@ def _erase_ended(session: Session, now: float) -> None:
     session.exec(delete(SMARTSessionRow).where(ended))
 
 
-def _opened(keyring: Keyring, row: SMARTSessionRow) -> SMARTSession:
+def _opened(session: Session, keyring: Keyring, row: SMARTSessionRow) -> SMARTSession:
+    columns = _Columns(session, keyring, row.id_hash, row.patient_index)
+    context = columns.open_optional("context", row.context)
     return SMARTSession(
         ehr_id=row.ehr_id,
         fhir_base_url=row.fhir_base_url,
         client_id=row.client_id,
         scopes=ScopeSet.parse(row.scopes),
-        access_token=_open(keyring, SMARTSessionRow, "access_token", row.id_hash, row.access_token),
+        access_token=columns.open("access_token", row.access_token),
         access_token_expires_at=row.access_token_expires_at,
-        patient_id=_open_optional(keyring, "patient_id", row.id_hash, row.patient_id),
-        fhir_user=_open_optional(keyring, "fhir_user", row.id_hash, row.fhir_user),
-        name=_open_optional(keyring, "name", row.id_hash, row.name),
+        patient_id=columns.open_optional("patient_id", row.patient_id),
+        fhir_user=columns.open_optional("fhir_user", row.fhir_user),
+        name=columns.open_optional("name", row.name),
         need_patient_banner=row.need_patient_banner,
         roles=read_roles(row.roles),
-        refresh_token=_open_optional(keyring, "refresh_token", row.id_hash, row.refresh_token),
-        context=_context(keyring, row),
+        refresh_token=columns.open_optional("refresh_token", row.refresh_token),
+        context=LaunchContext() if context is None else msgspec.json.decode(context, type=LaunchContext),
         window_mark=row.window_mark,
     )
 
 
-def _context(keyring: Keyring, row: SMARTSessionRow) -> LaunchContext:
-    written = _open_optional(keyring, "context", row.id_hash, row.context)
-    return LaunchContext() if written is None else msgspec.json.decode(written, type=LaunchContext)
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """One session's sealed columns: of a session with a patient all are under the patient's key."""
+
+    session: Session
+    keyring: Keyring
+    row: str
+    patient_index: str | None
+
+    def seal(self, column: str, value: str) -> bytes:
+        if self.patient_index is None:
+            return _seal(self.keyring, SMARTSessionRow, column, self.row, value)
+        subject = clinical(self.patient_index)
+        table = str(SMARTSessionRow.__tablename__)
+        return seal(
+            self.session, self.keyring, subject, value.encode(), table=table, column=column, row=self.row
+        )
+
+    def seal_optional(self, column: str, value: str | None) -> bytes | None:
+        return None if value is None else self.seal(column, value)
+
+    def open(self, column: str, value: bytes) -> str:
+        table = str(SMARTSessionRow.__tablename__)
+        return unseal(self.session, self.keyring, value, table=table, column=column, row=self.row).decode()
+
+    def open_optional(self, column: str, value: bytes | None) -> str | None:
+        return None if value is None else self.open(column, value)
 
 
 def _seal(keyring: Keyring, table: type[SQLModel], column: str, row: str, value: str) -> bytes:
@@ -301,14 +341,6 @@ def _seal(keyring: Keyring, table: type[SQLModel], column: str, row: str, value:
 
 def _open(keyring: Keyring, table: type[SQLModel], column: str, row: str, value: bytes) -> str:
     return keyring.open(value, table=str(table.__tablename__), column=column, row=row).decode()
-
-
-def _seal_optional(keyring: Keyring, column: str, row: str, value: str | None) -> bytes | None:
-    return None if value is None else _seal(keyring, SMARTSessionRow, column, row, value)
-
-
-def _open_optional(keyring: Keyring, column: str, row: str, value: bytes | None) -> str | None:
-    return None if value is None else _open(keyring, SMARTSessionRow, column, row, value)
 
 
 def _hash(secret: str) -> str:

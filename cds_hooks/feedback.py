@@ -20,6 +20,7 @@ from sqlmodel import Field, Session, SQLModel, col, select
 from rayhook.audit.events import AuditKind
 from rayhook.audit.record import AuditEntry
 from rayhook.auth.keys import Keyring
+from rayhook.auth.patient_keys import clinical, installation, seal
 from rayhook.auth.principal import CDSClientPrincipal
 from rayhook.cds_hooks.dependencies import CDSDependencies
 from rayhook.cds_hooks.issued import CardIssued
@@ -151,7 +152,7 @@ def store_feedback(
         if issued.result_id is not None:
             results[issued.result_id] = None
         unknown += _unknown_suggestions(item, issued)
-        is_new = _add(session, keyring, item, clock())
+        is_new = _add(session, keyring, item, issued.patient_index, clock())
         if is_new and item.outcome == "overridden" and issued.override_index is not None:
             set_aside(session, issued.override_index, now=clock())
         new += is_new
@@ -176,7 +177,7 @@ def _unknown_suggestions(item: FeedbackItem, issued: CardIssued) -> int:
     return sum(accepted.id.lower() not in given for accepted in item.accepted_suggestions)
 
 
-def _add(session: Session, keyring: Keyring, item: FeedbackItem, now: float) -> bool:
+def _add(session: Session, keyring: Keyring, item: FeedbackItem, patient: str | None, now: float) -> bool:
     plaintext = msgspec.json.encode(item)
     index = keyring.blind_index(plaintext.decode(), purpose="cds_card_feedback.item")
     card = item.card.lower()
@@ -185,7 +186,11 @@ def _add(session: Session, keyring: Keyring, item: FeedbackItem, now: float) -> 
     )
     if session.exec(known).first() is not None:
         return False
-    row = _feedback_row(keyring, item, plaintext, index=index, now=now)
+    identifier = str(uuid.uuid4())
+    subject = installation() if patient is None else clinical(patient)
+    place = {"table": "cds_card_feedback", "column": "item_sealed", "row": identifier}
+    sealed = seal(session, keyring, subject, plaintext, **place)
+    row = _feedback_row(item, identifier, sealed, index=index, now=now)
     try:
         with session.begin_nested():
             session.add(row)
@@ -196,9 +201,8 @@ def _add(session: Session, keyring: Keyring, item: FeedbackItem, now: float) -> 
 
 
 def _feedback_row(
-    keyring: Keyring, item: FeedbackItem, plaintext: bytes, *, index: str, now: float
+    item: FeedbackItem, identifier: str, sealed: bytes, *, index: str, now: float
 ) -> CardFeedback:
-    identifier = str(uuid.uuid4())
     reason = None if item.override_reason is None else item.override_reason.reason
     return CardFeedback(
         id=identifier,
@@ -208,7 +212,7 @@ def _feedback_row(
         reason_code=None if reason is None else reason.code,
         reason_system=None if reason is None else reason.system,
         outcome_at=datetime.fromisoformat(item.outcome_timestamp.upper()).timestamp(),
-        item_sealed=keyring.seal(plaintext, table="cds_card_feedback", column="item_sealed", row=identifier),
+        item_sealed=sealed,
         received_at=now,
     )
 

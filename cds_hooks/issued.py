@@ -9,6 +9,7 @@ from sqlmodel import Field, Session, SQLModel
 
 from rayhook.audit.events import AuditKind
 from rayhook.audit.record import AuditEntry
+from rayhook.auth.patient_keys import patient_index
 from rayhook.cds_hooks.dependencies import CDSDependencies
 from rayhook.cds_hooks.hook_call import Call
 from rayhook.cds_hooks.models import Card, Response
@@ -16,10 +17,10 @@ from rayhook.cds_hooks.override import overridden, override_index
 
 
 class CardIssued(SQLModel, table=True):
-    """A card as it left: to whom, and about which result. It holds nothing of the patient.
+    """A card as it left: to whom, and about which result. It holds nothing that names the patient.
 
     `override_index` is what an override of it hides (see rayhook.cds_hooks.override); `suggestions` are the uuids of
-    its suggestions, with spaces between them.
+    its suggestions, with spaces between them. `patient_index` tells whose key seals what is said of the card.
     """
 
     __tablename__ = "cds_card_issued"
@@ -35,6 +36,7 @@ class CardIssued(SQLModel, table=True):
     issued_at: float
     override_index: str | None = Field(default=None, max_length=64)
     suggestions: str | None = Field(default=None, max_length=512)
+    patient_index: str | None = Field(default=None, max_length=64)
 
 
 _CARD_ISSUED = SQLModel.metadata.tables[CardIssued.__tablename__]
@@ -63,10 +65,14 @@ def answered(
         if issued.subject is not None
     }
     issued_at = dependencies.clock()
+    patient = patient_index(dependencies.keyring, call.principal.ehr.id, call.context.patient_id)
     with dependencies.sessions() as session:
         shown = _not_overridden(session, cards, indexes)
         if shown:
-            rows = [_row(call, issued, issued_at, indexes.get(issued.card.uuid)) for issued in shown]
+            rows = [
+                {**_row(call, issued, issued_at, indexes.get(issued.card.uuid)), "patient_index": patient}
+                for issued in shown
+            ]
             session.execute(insert(_CARD_ISSUED), rows)
         for entry in _events(call, shown, fetched, suppressed=len(cards) - len(shown)):
             dependencies.audit.record(session, entry)

@@ -16,8 +16,10 @@ from sqlalchemy import Column, LargeBinary, UniqueConstraint
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from rayhook.auth.keys import Keyring
+from rayhook.auth.patient_keys import patient_index
 from rayhook.fhir.errors import Conflict, InvalidRequest
-from rayhook.inference.results import AnalysisResult, StoredResult, patient_index, seal, unseal
+from rayhook.inference.results import AnalysisResult, StoredResult
+from rayhook.inference.sealed_row import SealedRow
 from rayhook.inference.study import AnalysisStatus, Finding
 
 MAX_TEXT: Final = 2000
@@ -262,7 +264,7 @@ def load_answers(session: Session, keyring: Keyring, result_id: str) -> Answers:
         # By version first: the clocks of two servers may differ, and the older answer must not count.
         .order_by(col(FindingAnswerRow.version), col(FindingAnswerRow.answered_at))
     )
-    return Answers(tuple(_opened(keyring, row) for row in session.exec(query)))
+    return Answers(tuple(_opened(session, keyring, row) for row in session.exec(query)))
 
 
 def record_answer(
@@ -297,7 +299,7 @@ def record_answer(
         by=by,
         at=clock(),
     )
-    session.add(_row(keyring, stored, answer))
+    session.add(_row(session, keyring, stored, answer))
     session.flush()
     return answer
 
@@ -344,15 +346,16 @@ def _check_finding(stored: StoredResult, draft: AnswerDraft) -> None:
         raise _invalid("finding", "must be one of this result's findings")
 
 
-def _row(keyring: Keyring, stored: StoredResult, answer: FindingAnswer) -> FindingAnswerRow:
+def _row(session: Session, keyring: Keyring, stored: StoredResult, answer: FindingAnswer) -> FindingAnswerRow:
     model, finding = stored.result.model, finding_of(stored, answer.finding)
     value = answer.value_of(finding)
-    sealed = msgspec.json.encode([answer.draft, answer.by])
+    plaintext = msgspec.json.encode([answer.draft, answer.by])
+    patient = patient_index(keyring, stored.ehr_id, stored.patient_id)
     return FindingAnswerRow(
         id=answer.id,
         result_id=stored.id,
         ehr_id=stored.ehr_id,
-        patient_index=patient_index(keyring, stored.ehr_id, stored.patient_id),
+        patient_index=patient,
         finding=answer.finding,
         version=answer.version,
         action=answer.action.value,
@@ -361,13 +364,15 @@ def _row(keyring: Keyring, stored: StoredResult, answer: FindingAnswer) -> Findi
         model_id="" if model is None else model.id,
         model_version="" if model is None else model.version,
         model_positive=None if finding is None else finding.positive,
-        content=seal(keyring, FindingAnswerRow, "content", answer.id, sealed),
+        content=SealedRow(session, keyring, FindingAnswerRow, answer.id).seal(
+            "content", plaintext, patient_index=patient
+        ),
         answered_at=answer.at,
     )
 
 
-def _opened(keyring: Keyring, row: FindingAnswerRow) -> FindingAnswer:
-    plaintext = unseal(keyring, FindingAnswerRow, "content", row.id, row.content)
+def _opened(session: Session, keyring: Keyring, row: FindingAnswerRow) -> FindingAnswer:
+    plaintext = SealedRow(session, keyring, FindingAnswerRow, row.id).open("content", row.content)
     draft, by = msgspec.json.decode(plaintext, type=tuple[AnswerDraft, Person])
     return FindingAnswer(
         id=row.id, finding=row.finding, version=row.version, draft=draft, by=by, at=row.answered_at

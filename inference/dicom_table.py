@@ -12,7 +12,8 @@ from sqlmodel import Field, Session, SQLModel, col, select
 
 from rayhook.auth.keys import Keyring
 from rayhook.inference.outbox import AT_ONCE, Backoff
-from rayhook.inference.results import AnalysisResult, index, seal, unseal
+from rayhook.inference.results import AnalysisResult, index
+from rayhook.inference.sealed_row import SealedRow
 
 MAX_ATTEMPTS = 8
 
@@ -93,7 +94,8 @@ class StoredObject:
 
 def add_source(session: Session, keyring: Keyring, result_id: str, header: bytes) -> None:
     """Keep the header beside its result."""
-    sealed = seal(keyring, DICOMSource, "header", result_id, header)
+    patient = _patient_index(session, result_id)
+    sealed = SealedRow(session, keyring, DICOMSource, result_id).seal("header", header, patient_index=patient)
     session.add(DICOMSource(result_id=result_id, header=sealed))
     session.flush()
 
@@ -108,7 +110,11 @@ def drop_source(session: Session, result_id: str) -> None:
 
 def load_source(session: Session, keyring: Keyring, result_id: str) -> bytes | None:
     row = session.get(DICOMSource, result_id)
-    return None if row is None else unseal(keyring, DICOMSource, "header", result_id, row.header)
+    return (
+        None
+        if row is None
+        else SealedRow(session, keyring, DICOMSource, result_id).open("header", row.header)
+    )
 
 
 def begin(
@@ -134,7 +140,10 @@ def begin(
         row = next((one for one in rows if one.result_id == result_id), None)
         if row is None:
             id_ = uuid.uuid4().hex
-            content = seal(keyring, DICOMResult, "content", id_, msgspec.json.encode(names))
+            patient, plaintext = _patient_index(session, result_id), msgspec.json.encode(names)
+            content = SealedRow(session, keyring, DICOMResult, id_).seal(
+                "content", plaintext, patient_index=patient
+            )
             row = DICOMResult(
                 id=id_,
                 result_id=result_id,
@@ -184,7 +193,8 @@ def load_objects(session: Session, keyring: Keyring, result_id: str) -> list[Sto
             id=row.id,
             kind=row.kind,
             names=msgspec.json.decode(
-                unseal(keyring, DICOMResult, "content", row.id, row.content), type=ObjectNames
+                SealedRow(session, keyring, DICOMResult, row.id).open("content", row.content),
+                type=ObjectNames,
             ),
             state=StoreState(row.state),
             failure=row.failure,
@@ -253,6 +263,10 @@ def due_results(session: Session, *, now: float) -> list[tuple[str, str]]:
         .limit(AT_ONCE)
     )
     return list((due | dict(session.exec(cut_off).all())).items())[:AT_ONCE]
+
+
+def _patient_index(session: Session, result_id: str) -> str:
+    return session.exec(select(AnalysisResult.patient_index).where(AnalysisResult.id == result_id)).one()
 
 
 def _is_due(row: DICOMResult, now: float) -> bool:

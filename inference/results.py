@@ -13,9 +13,11 @@ from sqlalchemy.orm import defer
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from rayhook.auth.keys import Keyring
+from rayhook.auth.patient_keys import patient_index
 from rayhook.fhir.errors import NotFound, Unprocessable
 from rayhook.fhir.r4 import decode_json, encode_json
 from rayhook.inference.outbox import Errand, begin_errand
+from rayhook.inference.sealed_row import SealedRow
 from rayhook.inference.study import KeyImage, StudyReference, StudyResult
 
 MAX_MESSAGE = 1000
@@ -87,15 +89,21 @@ def add_result(
     Raises Unprocessable for a result with a number that is not finite.
     """
     id_ = uuid.uuid4().hex
+    patient = patient_index(keyring, reference.ehr_id, reference.patient_id)
+
+    def sealed(column: str, plaintext: bytes) -> bytes:
+        return SealedRow(session, keyring, AnalysisResult, id_).seal(column, plaintext, patient_index=patient)
+
+    image = result.key_image
     row = AnalysisResult(
         id=id_,
         job_id=job_id,
         ehr_id=reference.ehr_id,
-        patient_index=patient_index(keyring, reference.ehr_id, reference.patient_id),
-        reference=seal(keyring, AnalysisResult, "reference", id_, msgspec.json.encode(reference)),
-        result=seal(keyring, AnalysisResult, "result", id_, _result_json(result)),
-        key_image=_sealed_image(keyring, id_, result.key_image),
-        resources=seal(keyring, AnalysisResult, "resources", id_, _resources_json(resources)),
+        patient_index=patient,
+        reference=sealed("reference", msgspec.json.encode(reference)),
+        result=sealed("result", _result_json(result)),
+        key_image=None if image is None else sealed("key_image", msgspec.msgpack.encode(image)),
+        resources=sealed("resources", _resources_json(resources)),
         delivery=DeliveryState.PENDING.value,
         created_at=now,
     )
@@ -109,11 +117,11 @@ def load_result(session: Session, keyring: Keyring, result_id: str) -> StoredRes
     row = session.get(AnalysisResult, result_id, populate_existing=True)
     if row is None:
         return None
-    stored = _stored(keyring, row)
+    stored = _stored(session, keyring, row)
     if row.key_image is None:
         return stored
     image = msgspec.msgpack.decode(
-        unseal(keyring, AnalysisResult, "key_image", row.id, row.key_image), type=KeyImage
+        SealedRow(session, keyring, AnalysisResult, row.id).open("key_image", row.key_image), type=KeyImage
     )
     return replace(stored, result=replace(stored.result, key_image=image))
 
@@ -128,7 +136,7 @@ def results_for_patient(
         .order_by(col(AnalysisResult.created_at).desc(), col(AnalysisResult.id))
         .options(defer(_KEY_IMAGE))
     )
-    return [_stored(keyring, row) for row in session.exec(query)]
+    return [_stored(session, keyring, row) for row in session.exec(query)]
 
 
 def set_delivery(session: Session, result_id: str, state: DeliveryState, detail: str | None = None) -> None:
@@ -140,10 +148,6 @@ def set_delivery(session: Session, result_id: str, state: DeliveryState, detail:
     row.delivery_detail = None if detail is None else detail[:MAX_MESSAGE]
     session.add(row)
     session.flush()
-
-
-def patient_index(keyring: Keyring, ehr_id: str, patient_id: str) -> str:
-    return index(keyring, "patient", ehr_id, patient_id)
 
 
 def index(keyring: Keyring, what: str, ehr_id: str, value: str) -> str:
@@ -159,13 +163,12 @@ def unseal(keyring: Keyring, model: type[SQLModel], column: str, row: str, ciphe
     return keyring.open(ciphertext, table=str(model.__tablename__), column=column, row=row)
 
 
-def _stored(keyring: Keyring, row: AnalysisResult) -> StoredResult:
-    reference = msgspec.json.decode(
-        unseal(keyring, AnalysisResult, "reference", row.id, row.reference), type=StudyReference
-    )
-    result = msgspec.json.decode(
-        unseal(keyring, AnalysisResult, "result", row.id, row.result), type=StudyResult
-    )
+def _stored(session: Session, keyring: Keyring, row: AnalysisResult) -> StoredResult:
+    def opened(column: str, ciphertext: bytes) -> bytes:
+        return SealedRow(session, keyring, AnalysisResult, row.id).open(column, ciphertext)
+
+    reference = msgspec.json.decode(opened("reference", row.reference), type=StudyReference)
+    result = msgspec.json.decode(opened("result", row.result), type=StudyResult)
     return StoredResult(
         id=row.id,
         job_id=row.job_id,
@@ -173,7 +176,7 @@ def _stored(keyring: Keyring, row: AnalysisResult) -> StoredResult:
         patient_id=reference.patient_id,
         reference=reference,
         result=result,
-        resources=tuple(decode_json(unseal(keyring, AnalysisResult, "resources", row.id, row.resources))),
+        resources=tuple(decode_json(opened("resources", row.resources))),
         delivery=DeliveryState(row.delivery),
         delivery_detail=row.delivery_detail,
         created_at=row.created_at,
@@ -196,9 +199,3 @@ def _resources_json(resources: Sequence[dict[str, Any]]) -> bytes:
         return encode_json(list(resources))
     except ValueError as error:
         raise Unprocessable("every number of a resource must be finite", code="non_finite_result") from error
-
-
-def _sealed_image(keyring: Keyring, result_id: str, image: KeyImage | None) -> bytes | None:
-    if image is None:
-        return None
-    return seal(keyring, AnalysisResult, "key_image", result_id, msgspec.msgpack.encode(image))

@@ -21,7 +21,8 @@ from rayhook.fhir.references import oid_uri
 from rayhook.fhir.transport import Transport
 from rayhook.inference.job_table import Authorization
 from rayhook.inference.outbox import AT_ONCE, BACKOFF, LEASE_S
-from rayhook.inference.results import DeliveryState, StoredResult, load_result, seal, unseal
+from rayhook.inference.results import DeliveryState, StoredResult, load_result
+from rayhook.inference.sealed_row import SealedRow
 from rayhook.inference.sign_off_delivery import SignedDelivery, may_revise, write_signed
 from rayhook.inference.signature import ReportSignatureRow, Signature, load_signatures
 
@@ -161,7 +162,7 @@ class SignOffQueue:
                 return None
             row.delivery, row.attempts = DeliveryState.PENDING.value, row.attempts + 1
             row.next_attempt_at = now + LEASE_S
-            lent = _lent(self.keyring, row)
+            lent = _lent(session, self.keyring, row)
             if lent is not None and lent.expires_at <= now:
                 row.authorization = None
             session.add(row)
@@ -190,20 +191,22 @@ class SignOffQueue:
             row = _locked(session, signature.id)
             # Whose lease ran out may come second, and find its own report changed: it is there all the same.
             if row.delivery != DeliveryState.DELIVERED:
-                self._note(row, done)
+                self._note(session, row, done)
                 session.add(row)
             self.audit.record(session, _entry(stored, signature, done))
             session.commit()
         log.info("signed_report_delivery", state=done.state.value, detail=done.detail)
 
-    def _note(self, row: ReportSignatureRow, done: SignedDelivery) -> None:
+    def _note(self, session: Session, row: ReportSignatureRow, done: SignedDelivery) -> None:
         row.delivery, row.delivery_detail = done.state.value, done.detail
         row.next_attempt_at = self._next_attempt(done.state, row.attempts)
         if done.state is not DeliveryState.FAILED:
             row.authorization = None
         if done.state is DeliveryState.DELIVERED:
             plaintext = msgspec.json.encode(dict(done.written))
-            row.written = seal(self.keyring, ReportSignatureRow, "written", row.id, plaintext)
+            row.written = SealedRow(session, self.keyring, ReportSignatureRow, row.id).seal(
+                "written", plaintext, patient_index=row.patient_index
+            )
 
     def _next_attempt(self, state: DeliveryState, attempts: int) -> float | None:
         """Return when to try again: a lost connection is retried, a refusal waits for a person."""
@@ -224,10 +227,12 @@ def _is_free(row: ReportSignatureRow, now: float, *, is_asked: bool) -> bool:
     return is_due or (is_asked and not is_in_hand)
 
 
-def _lent(keyring: Keyring, row: ReportSignatureRow) -> Authorization | None:
+def _lent(session: Session, keyring: Keyring, row: ReportSignatureRow) -> Authorization | None:
     if row.authorization is None:
         return None
-    plaintext = unseal(keyring, ReportSignatureRow, "authorization", row.id, row.authorization)
+    plaintext = SealedRow(session, keyring, ReportSignatureRow, row.id).open(
+        "authorization", row.authorization
+    )
     return msgspec.json.decode(plaintext, type=Authorization)
 
 

@@ -16,6 +16,7 @@ from sqlalchemy import Column, LargeBinary, UniqueConstraint
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from rayhook.auth.keys import Keyring
+from rayhook.auth.patient_keys import patient_index
 from rayhook.fhir.codes import DiagnosticReportStatus as Report
 from rayhook.fhir.codes import ObservationStatus as Observed
 from rayhook.fhir.errors import Conflict
@@ -26,10 +27,8 @@ from rayhook.inference.results import (
     MAX_MESSAGE,
     DeliveryState,
     StoredResult,
-    patient_index,
-    seal,
-    unseal,
 )
+from rayhook.inference.sealed_row import SealedRow
 
 Resource = dict[str, Any]
 
@@ -173,7 +172,7 @@ def load_signatures(session: Session, keyring: Keyring, result_id: str) -> tuple
         .where(ReportSignatureRow.result_id == result_id)
         .order_by(col(ReportSignatureRow.version))
     )
-    return tuple(opened_signature(keyring, row) for row in session.exec(query))
+    return tuple(opened_signature(session, keyring, row) for row in session.exec(query))
 
 
 def report_status(signatures: Sequence[Signature]) -> Report:
@@ -195,17 +194,24 @@ def add_signature(
     """Store an act in the caller's transaction, due to be written to the EHR at once; return its id."""
     id_, now = uuid.uuid4().hex, clock()
     lent = None if authorization is None else msgspec.json.encode(authorization)
+    patient = patient_index(keyring, stored.ehr_id, stored.patient_id)
+
+    def sealed(column: str, plaintext: bytes) -> bytes:
+        return SealedRow(session, keyring, ReportSignatureRow, id_).seal(
+            column, plaintext, patient_index=patient
+        )
+
     row = ReportSignatureRow(
         id=id_,
         result_id=stored.id,
         ehr_id=stored.ehr_id,
-        patient_index=patient_index(keyring, stored.ehr_id, stored.patient_id),
+        patient_index=patient,
         version=version,
         act=act.act.value,
         status=act.status.value,
-        content=seal(keyring, ReportSignatureRow, "content", id_, msgspec.json.encode(act)),
-        resources=seal(keyring, ReportSignatureRow, "resources", id_, encode_json(list(resources))),
-        authorization=None if lent is None else seal(keyring, ReportSignatureRow, "authorization", id_, lent),
+        content=sealed("content", msgspec.json.encode(act)),
+        resources=sealed("resources", encode_json(list(resources))),
+        authorization=None if lent is None else sealed("authorization", lent),
         delivery=DeliveryState.PENDING.value,
         next_attempt_at=now,
         signed_at=now,
@@ -234,22 +240,24 @@ def load_acts(
         .order_by(col(ReportSignatureRow.version))
     )
     for row in session.exec(query):
-        yield row.result_id, _act(keyring, row), row.signed_at
+        yield row.result_id, _act(session, keyring, row), row.signed_at
 
 
-def opened_signature(keyring: Keyring, row: ReportSignatureRow) -> Signature:
-    resources = decode_json(unseal(keyring, ReportSignatureRow, "resources", row.id, row.resources))
+def opened_signature(session: Session, keyring: Keyring, row: ReportSignatureRow) -> Signature:
+    resources = decode_json(
+        SealedRow(session, keyring, ReportSignatureRow, row.id).open("resources", row.resources)
+    )
     written = (
         {}
         if row.written is None
-        else json.loads(unseal(keyring, ReportSignatureRow, "written", row.id, row.written))
+        else json.loads(SealedRow(session, keyring, ReportSignatureRow, row.id).open("written", row.written))
     )
     return Signature(
         id=row.id,
         result_id=row.result_id,
         ehr_id=row.ehr_id,
         version=row.version,
-        act=_act(keyring, row),
+        act=_act(session, keyring, row),
         resources=tuple(resources),
         delivery=DeliveryState(row.delivery),
         delivery_detail=row.delivery_detail,
@@ -259,6 +267,6 @@ def opened_signature(keyring: Keyring, row: ReportSignatureRow) -> Signature:
     )
 
 
-def _act(keyring: Keyring, row: ReportSignatureRow) -> Act:
-    plaintext = unseal(keyring, ReportSignatureRow, "content", row.id, row.content)
+def _act(session: Session, keyring: Keyring, row: ReportSignatureRow) -> Act:
+    plaintext = SealedRow(session, keyring, ReportSignatureRow, row.id).open("content", row.content)
     return msgspec.json.decode(plaintext, type=Act)

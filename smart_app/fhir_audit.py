@@ -133,7 +133,7 @@ class AuditViews:
     def _find(self, session: Session, event_id: str) -> AuditRecord | None:
         query = select(AUDIT_EVENT).where(AUDIT_EVENT.c.hash == event_id)
         row = session.execute(query).mappings().first()
-        return None if row is None else opened(self._deps.keyring, row)
+        return None if row is None else opened(session, self._deps.keyring, row)
 
     def search(self, reader: AuditReader, pairs: Pairs, *, lenient: bool) -> dict[str, Any]:
         asked = self._opened(reader, pairs)

@@ -211,6 +211,7 @@ def replaced_key(bench: Bench) -> None:
     """Hand over to a key of the attacker's, signed by that key alone, and go on with it."""
     forger = other_key(bench)
     audit = AuditLog(forger)
+    bench.run("UPDATE patient_key SET retired_at = 0 WHERE retired_at IS NULL")
     with bench.database.sessions() as session:
         audit.hand_over(session, forger.audit_signing_key, agent="attacker")
         session.commit()

@@ -77,7 +77,7 @@ def test_another_public_key_trusts_nothing(sealed, anchor):
 
 def test_checkpoint_signed_with_a_key_of_the_attacker_is_found(sealed, keyring, anchor, tmp_path):
     """The pinned key: an attacker who rewrites the log can sign it, but not so."""
-    tamper(sealed, "DELETE FROM audit_event", "DELETE FROM audit_checkpoint")
+    tamper(sealed, "DELETE FROM audit_event", "DELETE FROM audit_checkpoint", "DELETE FROM patient_key")
     fill(sealed, AuditLog(Keyring.load_or_create(tmp_path / "attacker.json")), 5)
     assert problems(sealed, keyring, anchor) == [
         (5, "checkpoint_forged"),

@@ -18,6 +18,7 @@ from rayhook.auth.database_types import Sessions
 from rayhook.auth.jose import read_key_set
 from rayhook.auth.jwks import JWKSCache
 from rayhook.auth.keys import Keyring
+from rayhook.auth.patient_keys import PatientKeyRow
 from rayhook.auth.registry import EHR, CDSClient, EHRRegistry, SMARTClient
 from rayhook.auth.replay import UsedJTI
 from rayhook.auth.sessions import SMARTLaunchRow, SMARTSessionRow
@@ -28,7 +29,8 @@ AUDIENCE = "https://rayhook.example.org/cds-services/rayhook-patient-view"
 ISSUER = "https://ehr.example.org"
 FHIR_BASE = "https://fhir.example.org/r4"
 TABLES = [
-    SQLModel.metadata.tables[str(row.__tablename__)] for row in (UsedJTI, SMARTLaunchRow, SMARTSessionRow)
+    SQLModel.metadata.tables[str(row.__tablename__)]
+    for row in (PatientKeyRow, UsedJTI, SMARTLaunchRow, SMARTSessionRow)
 ]
 
 
