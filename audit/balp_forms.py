@@ -206,6 +206,7 @@ FORMS: Final[Mapping[AuditKind, Form]] = MappingProxyType(
         AuditKind.INFERENCE_JOB_POSTPONED: _ANALYSIS,
         AuditKind.INFERENCE_JOB_RETRIED: _security("110132", "Use of Restricted Function", "E"),
         AuditKind.INFERENCE_PERFORMANCE_READ: _operation(Way.INBOUND, _REPORT),
+        AuditKind.INFERENCE_RESULT_REUSED: _ANALYSIS,
         AuditKind.INFERENCE_STUDY_ABSTAINED: _ANALYSIS,
         AuditKind.INFERENCE_STUDY_ANALYSED: _ANALYSIS,
         AuditKind.INFERENCE_STUDY_OUT_OF_SCOPE: _ANALYSIS,

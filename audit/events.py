@@ -72,6 +72,7 @@ class AuditKind(StrEnum):
     INFERENCE_JOB_POSTPONED = "inference:job:postponed"
     INFERENCE_JOB_RETRIED = "inference:job:retried"
     INFERENCE_PERFORMANCE_READ = "inference:performance:read"
+    INFERENCE_RESULT_REUSED = "inference:result:reused"
     INFERENCE_STUDY_ABSTAINED = "inference:study:abstained"
     INFERENCE_STUDY_ANALYSED = "inference:study:analysed"
     INFERENCE_STUDY_OUT_OF_SCOPE = "inference:study:out_of_scope"

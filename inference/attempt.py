@@ -70,6 +70,10 @@ def result_entry(attempt: Attempt, result: StudyResult) -> AuditEntry:
     return access_entry(attempt, _KINDS[result.status], detail=detail)
 
 
+def reused_entry(attempt: Attempt, result_id: str) -> AuditEntry:
+    return access_entry(attempt, AuditKind.INFERENCE_RESULT_REUSED, detail={"result": result_id})
+
+
 def interrupted_access(attempt: Attempt, error: RayhookError) -> Iterator[AuditEntry]:
     """Yield what had been received of the study, or where it must not be fetched from."""
     detail = {"code": error.code, "instances": str(attempt.instances)}

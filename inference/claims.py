@@ -165,13 +165,15 @@ def renew(session: Session, claimed: ClaimedJob, *, lease_s: float, clock: Clock
     return bool(renewed.rowcount)  # type: ignore[attr-defined]  # a CursorResult
 
 
-def hand_back(session: Session, claimed: ClaimedJob, *, clock: Clock = time.time) -> bool:
-    """Queue the job again as if it had not been taken: its worker stops, and lives."""
+def hand_back(
+    session: Session, claimed: ClaimedJob, *, until: float | None = None, clock: Clock = time.time
+) -> bool:
+    """Queue the job again as if it had not been taken: its worker stops, and lives, or it is not the job's turn."""
     job = held(session, claimed)
     if job is None:
         return False
     job.attempts -= 1
-    _requeue(session, job, now=clock())
+    _requeue(session, job, now=clock(), until=until)
     return True
 
 

@@ -75,6 +75,7 @@ __all__ = [
     "refuse",
     "renew",
     "results_for_patient",
+    "reuse",
     "set_delivery",
     "waiting",
 ]
@@ -225,6 +226,16 @@ def complete(
     )
     end(session, job, JobState.DONE, now=now)
     return job.result_id
+
+
+def reuse(session: Session, claimed: ClaimedJob, result_id: str, *, clock: Clock = time.time) -> bool:
+    """End the job with a result that another came to; False, with no effect, under a stale fence."""
+    job = held(session, claimed)
+    if job is None:
+        return False
+    job.result_id = result_id
+    end(session, job, JobState.DONE, now=clock())
+    return True
 
 
 def fail(

@@ -1,15 +1,16 @@
 """One job from claim to delivery: the one function that reads top to bottom."""
 
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session
 
-from rayhook.audit.events import AuditKind
 from rayhook.audit.record import AuditLog
 from rayhook.auth.backend import BackendTokens
 from rayhook.auth.database_types import Sessions
@@ -18,9 +19,7 @@ from rayhook.auth.registry import EHR, EHRRegistry
 from rayhook.fhir.correlation import request_id
 from rayhook.fhir.errors import (
     EgressDenied,
-    NotFound,
     RayhookError,
-    UpstreamRefused,
 )
 from rayhook.fhir.transport import Transport
 from rayhook.inference import jobs
@@ -28,26 +27,24 @@ from rayhook.inference.analysis import Analyser
 from rayhook.inference.attempt import (
     AGENT,
     Attempt,
-    access_entry,
     result_entry,
 )
-from rayhook.inference.authority import Authority, AuthorizedReader, reading
+from rayhook.inference.authority import Authority
 from rayhook.inference.dicom_delivery import ObjectDelivery
 from rayhook.inference.dicom_table import add_source, due_results
-from rayhook.inference.dicomweb import RetrievalLimits, begun, retrieve_study
+from rayhook.inference.dicomweb import RetrievalLimits
 from rayhook.inference.docket import Docket
-from rayhook.inference.endpoint import image_endpoint, readable_endpoints
-from rayhook.inference.identity import identifier_values
 from rayhook.inference.job_table import Authorization, ClaimedJob, WorkerQueue
 from rayhook.inference.lease import Leases
 from rayhook.inference.outbox import Errand, Outbox, put_off
-from rayhook.inference.read_ahead import read_ahead
+from rayhook.inference.received import ReceivedImages
 from rayhook.inference.report import build_resources
 from rayhook.inference.report_courier import ReportCourier
 from rayhook.inference.results import DeliveryState, StoredResult
+from rayhook.inference.retrieval import Retrieval
+from rayhook.inference.reuse import Looked, Reuse
 from rayhook.inference.study import StudyResult
 
-_AHEAD_BYTES = 256 << 20
 _STORING_S = 180.0  # longer than a PACS is given for its answer, with the objects made before
 
 log = structlog.get_logger()
@@ -66,7 +63,7 @@ class Pipeline:
     organization: who operates the service, as named in reports.
     backend: our own tokens, for EHRs that give us some.
     leases: prolongs those of the jobs in hand; without it, each step does.  queues: whose jobs are done here.
-    ended: is told a job's id when its end is committed.
+    received: images that were stored here.  ended: is told a job's id when its end is committed.
     """
 
     registry: EHRRegistry
@@ -83,6 +80,7 @@ class Pipeline:
     leases: Leases | None = None
     queues: Collection[WorkerQueue] = tuple(WorkerQueue)
     worker_id: str | None = None
+    received: ReceivedImages | None = None
     ended: Callable[[str], None] = _nobody_waits
 
     def run(self, job_id: str) -> None:
@@ -162,11 +160,18 @@ class Pipeline:
         reference = attempt.claimed.reference
         try:
             ehr = self._find_ehr(reference.ehr_id)
-            identifiers = self._read_patient_identifiers(attempt, ehr)
-            self._locate_images(attempt, ehr)
-            with closing(self._retrieve(attempt, ehr)) as files:
+            identifiers = self._retrieval.patient_identifiers(attempt, ehr)
+            self._retrieval.locate(attempt, ehr)
+            if not self._reuse.take_turn(attempt):
+                return
+            files = partial(self._retrieval.files, attempt, ehr)
+            looked = self._reuse.look(attempt, files, identifiers)
+            if looked.result_id is not None:
+                self._end_reused(attempt, looked.result_id)
+                return
+            with closing(looked.images) as images:
                 result = self.analyser.study(
-                    files, expected_study_uid=reference.study_instance_uid, patient_identifiers=identifiers
+                    images, expected_study_uid=reference.study_instance_uid, patient_identifiers=identifiers
                 )
             attempt.hold.check()
             manifest = self.analyser.manifest_of(result.model)
@@ -177,7 +182,7 @@ class Pipeline:
                 organization=self.organization,
                 is_in_sr="sr" in ehr.dicom_results,
             )
-            result_id = self._store(attempt, ehr, result, resources)
+            result_id = self._store(attempt, ehr, result, resources, looked)
         except RayhookError as error:
             self._docket.end_without_result(attempt, error, may_go_on=partial(self._may_go_on, attempt))
             self.ended(attempt.claimed.id)
@@ -249,6 +254,27 @@ class Pipeline:
         )
 
     @property
+    def _retrieval(self) -> Retrieval:
+        return Retrieval(
+            transport=self.transport,
+            authority=self._authority,
+            docket=self._docket,
+            limits=self.limits,
+            received=self.received,
+            clock=self.clock,
+        )
+
+    @property
+    def _reuse(self) -> Reuse:
+        return Reuse(
+            sessions=self.sessions,
+            keyring=self.keyring,
+            audit=self.audit,
+            models=self.analyser.identities,
+            clock=self.clock,
+        )
+
+    @property
     def _outbox(self) -> Outbox:
         return Outbox(self.sessions, self.clock)
 
@@ -289,96 +315,31 @@ class Pipeline:
             raise EgressDenied("the EHR of this job is not registered any more", code="ehr_unknown")
         return ehr
 
-    def _read_patient_identifiers(self, attempt: Attempt, ehr: EHR) -> frozenset[str]:
-        """Return the identifier values of the Patient; none where the scope does not let us know them."""
-        if not self._authority.permits(ehr, attempt.authorization, reading("Patient")):
-            return frozenset()
-        reference = attempt.claimed.reference
-        patient = self._read(attempt, ehr, "Patient", reference.patient_id)
-        self._docket.keep(attempt, access_entry(attempt, AuditKind.FHIR_RESOURCE_READ))
-        return identifier_values(patient)
-
-    def _locate_images(self, attempt: Attempt, ehr: EHR) -> None:
-        """Read the Endpoints that the hook had no time to read.
-
-        Raises NotFound where none of them serves WADO-RS.
-        """
-        reference = attempt.claimed.reference
-        if reference.dicomweb_url:
-            return
-        resources = [self._read(attempt, ehr, "Endpoint", id_) for id_ in reference.endpoint_ids]
-        endpoint = image_endpoint(readable_endpoints(resources))
-        if endpoint is None:
-            raise NotFound("no Endpoint of the study serves WADO-RS", code="no_dicomweb_endpoint")
-        located = replace(
-            reference, dicomweb_url=endpoint.address, token_required=endpoint.requires_access_token
-        )
-        attempt.claimed = replace(attempt.claimed, reference=located)
-
-    def _read(self, attempt: Attempt, ehr: EHR, resource_type: str, resource_id: str) -> dict[str, Any]:
-        reader = AuthorizedReader(
-            self.transport, ehr, attempt.claimed.reference.fhir_base_url, self._authority
-        )
-        return reader.read(resource_type, resource_id, hook=attempt.authorization)
-
-    def _retrieve(self, attempt: Attempt, ehr: EHR) -> Generator[bytes]:
-        """Yield the study's files, keeping the lease while they come, and audit when the last one has."""
-        files = self._open_study(attempt, ehr)
-        kept_at = self.clock()
-        with closing(read_ahead(_counted(files, attempt), max_bytes=_AHEAD_BYTES)) as ahead:
-            for data in ahead:
-                attempt.hold.check()
-                if self.clock() - kept_at > self.lease_s / 3:
-                    self._docket.keep(attempt)
-                    kept_at = self.clock()
-                yield data
-        attempt.is_retrieving = False
-        received = {"instances": str(attempt.instances)}
-        self._docket.keep(attempt, access_entry(attempt, AuditKind.DICOMWEB_STUDY_RETRIEVED, detail=received))
-
-    def _open_study(self, attempt: Attempt, ehr: EHR) -> Generator[bytes]:
-        """Ask for the images, with the EHR's token where the PACS wants one, and where it takes that no more, ours.
-
-        Which scopes it looks at, it does not say.
-        Spec: SMART App Launch 2.2.0, extension requires-access-token
-        """
-        if not attempt.claimed.reference.token_required:
-            return self._begin_retrieval(attempt, ehr, None)
-
-        def step(chosen: Authorization | None) -> Generator[bytes]:
-            if chosen is None:
-                had_one = attempt.claimed.authorization is not None
-                code = "authorization_expired" if had_one else "authorization_missing"
-                raise UpstreamRefused("the images need an access token that the EHR has to give", code=code)
-            return self._begin_retrieval(attempt, ehr, chosen.access_token)
-
-        return self._authority.call(ehr, attempt.authorization, lambda _: True, step)
-
-    def _begin_retrieval(self, attempt: Attempt, ehr: EHR, access_token: str | None) -> Generator[bytes]:
-        attempt.is_retrieving = True
-        return begun(
-            retrieve_study(
-                self.transport,
-                attempt.claimed.reference,
-                allowed_origins=ehr.image_origins,
-                access_token=access_token,
-                limits=self.limits,
-            )
-        )
-
     def _store(
-        self, attempt: Attempt, ehr: EHR, result: StudyResult, resources: Sequence[dict[str, Any]]
+        self,
+        attempt: Attempt,
+        ehr: EHR,
+        result: StudyResult,
+        resources: Sequence[dict[str, Any]],
+        looked: Looked,
     ) -> str | None:
-        """End the job with its result, which erases the token; None where the job has gone to another."""
-        with self.sessions() as session:
-            result_id = jobs.complete(
-                session, self.keyring, attempt.claimed, result, resources, clock=self.clock
-            )
-            if result_id is not None:
-                if ehr.dicom_results and result.source_header:
-                    add_source(session, self.keyring, result_id, result.source_header)
-                self.audit.record(session, result_entry(attempt, result))
-            session.commit()
+        """End the job with its result, which erases the token; None where there is none of this job's own."""
+        content = self._reuse.content_key(attempt.claimed.reference, looked.digests)
+        try:
+            with self.sessions() as session:
+                known = self._reuse.find(session, content)
+                if known is None:
+                    result_id = self._complete(session, attempt, ehr, result, resources)
+                    if result_id is not None:
+                        self._reuse.note(session, attempt, content, result_id, result)
+                    session.commit()
+        except IntegrityError:
+            # PostgreSQL: a job that was thought dead has just stored what the same images came to.
+            with self.sessions() as session:
+                known = self._reuse.find(session, content)
+        if known is not None:
+            self._end_reused(attempt, known)
+            return None
         log.info(
             "study_ended",
             status=result.status.value,
@@ -387,8 +348,26 @@ class Pipeline:
         )
         return result_id
 
+    def _complete(
+        self,
+        session: Session,
+        attempt: Attempt,
+        ehr: EHR,
+        result: StudyResult,
+        resources: Sequence[dict[str, Any]],
+    ) -> str | None:
+        result_id = jobs.complete(session, self.keyring, attempt.claimed, result, resources, clock=self.clock)
+        if result_id is not None:
+            if ehr.dicom_results and result.source_header:
+                add_source(session, self.keyring, result_id, result.source_header)
+            self.audit.record(session, result_entry(attempt, result))
+        return result_id
 
-def _counted(files: Iterator[bytes], attempt: Attempt) -> Generator[bytes]:
-    for data in files:
-        attempt.instances += 1
-        yield data
+    def _end_reused(self, attempt: Attempt, result_id: str) -> None:
+        """End the job with a result that there is already, and bring that to whom it did not reach yet."""
+        is_ours = self._reuse.end(attempt, result_id)
+        log.info("study_known_already", stored=is_ours)
+        if is_ours:
+            self.ended(attempt.claimed.id)
+            if attempt.authorization is not None:
+                self.deliver_again(result_id, attempt.authorization)

@@ -17,6 +17,7 @@ from rayhook.inference.attempt import Attempt, delivery_entry
 from rayhook.inference.authority import Authority
 from rayhook.inference.delivery import FOR_WANT_OF_A_TOKEN, Delivery, deliver
 from rayhook.inference.job_table import Authorization, ClaimedJob
+from rayhook.inference.lease import Hold
 from rayhook.inference.outbox import Errand, Outbox, end_errand, put_off
 from rayhook.inference.results import AnalysisResult, DeliveryState, StoredResult, load_result, set_delivery
 from rayhook.inference.study import StudyResult
@@ -83,7 +84,8 @@ class ReportCourier:
         if stored is None or stored.delivery is DeliveryState.DELIVERED:
             Outbox(self.sessions).release(result_id, Errand.REPORT)
             return
-        attempt = Attempt(_late(stored, authorization), authorization)
+        late = _late(stored, authorization)
+        attempt = Attempt(late, authorization, Hold(late))
         self.deliver(attempt, ehr, result_id, stored.result, resources=stored.resources)
 
 

@@ -79,6 +79,9 @@ SENTENCES: Final[Mapping[AuditKind, str]] = {
     AuditKind.INFERENCE_JOB_LISTED: translatable("%(who)s looked at the list of analyses"),
     AuditKind.INFERENCE_JOB_RETRIED: translatable("%(who)s had a failed analysis tried again"),
     AuditKind.INFERENCE_PERFORMANCE_READ: translatable("%(who)s read how the models perform"),
+    AuditKind.INFERENCE_RESULT_REUSED: translatable(
+        "Images that a model had analysed before were not analysed again"
+    ),
     AuditKind.INFERENCE_STUDY_ABSTAINED: translatable("A model declined to answer on a study"),
     AuditKind.INFERENCE_STUDY_ANALYSED: translatable("A model analysed a study"),
     AuditKind.INFERENCE_STUDY_OUT_OF_SCOPE: translatable("No model is meant for a study"),
