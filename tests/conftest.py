@@ -3,11 +3,14 @@
 import fcntl
 import os
 import tarfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from rayhook.deploy.database import migrate
+from tests import storage
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = os.environ.get("RAYHOOK_REQUIRE_PEERS") == "1"
@@ -104,3 +107,27 @@ def judges() -> Any:
 def fhir_examples() -> Path:
     """The guides' own resources, which every set-up of the judges has to let pass."""
     return _unpack("official_examples.tar.gz", "fhir_examples", source_folder=PROFILES)
+
+
+@pytest.fixture(scope="session")
+def wheel_of_postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[storage.Wheel]:
+    """One PostgreSQL of this process of the tests; started where a test asks for it."""
+    with storage.wheel(tmp_path_factory.mktemp("postgresql")) as wheel:
+        yield wheel
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("migrated") / "rayhook.sqlite3"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def both(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[storage.Storage]:
+    """An empty, migrated database of the test's own: the test runs on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        yield storage.sqlite(tmp_path / "storage", request.getfixturevalue("migrated_sqlite"))
+        return
+    with request.getfixturevalue("wheel_of_postgresql").copied() as made:
+        yield made

@@ -4,7 +4,7 @@ import pytest
 
 from rayhook.audit.record import AuditLog
 from rayhook.auth.keys import Keyring
-from rayhook.deploy.database import create_database, migrate
+from rayhook.deploy.database import create_database
 
 
 @pytest.fixture(scope="session")
@@ -12,21 +12,14 @@ def keyring(tmp_path_factory):
     return Keyring.load_or_create(tmp_path_factory.mktemp("keys") / "keyring.json")
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory):
-    path = tmp_path_factory.mktemp("schema") / "rayhook.sqlite3"
-    migrate(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def database_path(tmp_path, migrated):
-    return shutil.copy(migrated, tmp_path / "rayhook.sqlite3")
-
-
-@pytest.fixture
-def database(database_path):
-    database = create_database(f"sqlite:///{database_path}")
+def database(request, tmp_path, migrated_sqlite):
+    """On SQLite; on both where the test's file asks for `both`, as the owner then: purge and holds are his."""
+    if "both" in request.fixturenames:
+        url = request.getfixturevalue("both").owner_url
+    else:
+        url = f"sqlite:///{shutil.copy(migrated_sqlite, tmp_path / 'rayhook.sqlite3')}"
+    database = create_database(url)
     yield database
     database.close()
 

@@ -9,6 +9,8 @@ from rayhook.audit.record import AuditEntry, AuditLog
 from rayhook.audit.retention import HoldSubject, Retention, RetentionPolicy
 from rayhook.fhir.errors import InvalidRequest, NotFound
 
+pytestmark = pytest.mark.usefixtures("both")
+
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from rayhook.auth.keys import Keyring
-from rayhook.deploy.database import create_database, migrate
+from rayhook.deploy.database import create_database
 from rayhook.fhir.codes import DiagnosticReportStatus
 from rayhook.fhir.errors import Conflict, InvalidRequest
 from rayhook.inference import jobs
@@ -50,10 +50,8 @@ def keyring(tmp_path):
 
 
 @pytest.fixture
-def database(tmp_path):
-    url = f"sqlite:///{tmp_path / 'rayhook.sqlite3'}"
-    migrate(url)
-    database = create_database(url)
+def database(both):
+    database = create_database(both.url)
     yield database
     database.close()
 

@@ -3,7 +3,7 @@ import time
 import pytest
 
 from rayhook.auth.keys import Keyring
-from rayhook.deploy.database import create_database, migrate
+from rayhook.deploy.database import create_database
 from rayhook.inference import jobs
 from rayhook.inference.dicom_table import (
     MAX_ATTEMPTS,
@@ -29,10 +29,8 @@ def keyring(tmp_path_factory):
 
 
 @pytest.fixture
-def session(tmp_path):
-    url = f"sqlite:///{tmp_path / 'rayhook.sqlite3'}"
-    migrate(url)
-    database = create_database(url)
+def session(both):
+    database = create_database(both.url)
     with database.sessions() as session:
         yield session
     database.close()

@@ -1,15 +1,13 @@
 import math
-import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text
 
 from rayhook.auth.keys import Keyring
-from rayhook.deploy.database import create_database, migrate
+from rayhook.deploy.database import create_database
 from rayhook.fhir.errors import NotFound, RayhookError, Unprocessable
 from rayhook.inference.jobs import (
     Authorization,
@@ -128,27 +126,18 @@ class Store:
 
     def column(self, name):
         with self.database.reading() as session:
-            return session.execute(text(f"SELECT {name} FROM analysis_job")).scalar()
+            return session.execute(text(f'SELECT "{name}" FROM analysis_job')).scalar()
 
 
 @pytest.fixture(scope="module")
-def installation(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("installation")
-    migrate(f"sqlite:///{folder / 'rayhook.sqlite3'}")
-    return SimpleNamespace(
-        keyring=Keyring.load_or_create(folder / "keyring.json"), template=folder / "rayhook.sqlite3"
-    )
+def keyring(tmp_path_factory):
+    return Keyring.load_or_create(tmp_path_factory.mktemp("keys") / "keyring.json")
 
 
 @pytest.fixture
-def path(tmp_path, installation):
-    return shutil.copy(installation.template, tmp_path / "rayhook.sqlite3")
-
-
-@pytest.fixture
-def store(path, installation):
-    database = create_database(f"sqlite:///{path}")
-    yield Store(database, installation.keyring)
+def store(both, keyring):
+    database = create_database(both.url)
+    yield Store(database, keyring)
     database.close()
 
 
@@ -400,11 +389,11 @@ def test_token_is_not_shown():
     assert "canary-token" not in repr(TOKEN)
 
 
-def test_patient_data_is_not_on_disk(store, path):
+def test_patient_data_is_not_on_disk(store, both):
     store.complete(store.claimed())
     store.enqueue(key="another")
     store.database.close()
-    stored = b"".join(file.read_bytes() for file in path.parent.glob("rayhook.sqlite3*"))
+    stored = both.content()
     assert b"queued" in stored
     assert b"canary" not in stored
     assert b"1.2.826.777" not in stored
