@@ -18,6 +18,7 @@ from rayhook.inference.answers import FindingAnswerRow
 from rayhook.inference.arrival import ArrivalRow
 from rayhook.inference.arrival_source import ArrivalSourceRow
 from rayhook.inference.dicom_table import DICOMResult, DICOMSource
+from rayhook.inference.erasure_table import PatientErasureRow
 from rayhook.inference.job_table import AnalysisJob
 from rayhook.inference.results import AnalysisResult
 from rayhook.inference.signature import ReportSignatureRow
@@ -77,12 +78,17 @@ SEALED_COLUMNS: Final[tuple[SealedColumn, ...]] = (
         under=Under.DATA_KEY,
         is_hashed=True,
     ),
-    *_columns(AuditHoldRow, "subject_sealed", "reason_sealed", under=Under.KEYRING),
-    *_columns(AuditReviewItemRow, "subject_sealed", "note_sealed", "changed_by_sealed", under=Under.KEYRING),
-    *_columns(CardFeedback, "item_sealed", under=Under.KEYRING),
+    *_columns(AuditHoldRow, "subject_sealed", "reason_sealed", under=Under.DATA_KEY),
+    *_columns(AuditReviewItemRow, "subject_sealed", "note_sealed", "changed_by_sealed", under=Under.DATA_KEY),
+    *_columns(CardFeedback, "item_sealed", under=Under.DATA_KEY),
     *_columns(DICOMResult, "content", under=Under.DATA_KEY),
     *_columns(DICOMSource, "header", under=Under.DATA_KEY),
     *_columns(FindingAnswerRow, "content", under=Under.DATA_KEY),
+    *_columns(
+        PatientErasureRow,
+        *("subject_sealed", "reason_sealed", "asked_by_sealed", "decided_by_sealed"),
+        under=Under.DATA_KEY,
+    ),
     *_columns(PatientKeyRow, "wrapped", under=Under.KEYRING),
     *_columns(ReportSignatureRow, "content", "resources", "authorization", "written", under=Under.DATA_KEY),
     *_columns(SMARTLaunchRow, "nonce", "code_verifier", under=Under.KEYRING),
