@@ -27,6 +27,7 @@ from rayhook.audit.record import AuditEntry, AuditLog
 from rayhook.audit.unusual import Watching
 from rayhook.audit.verification import Verifier
 from rayhook.auth.backend import BackendTokens
+from rayhook.auth.bearer import BearerTokens
 from rayhook.auth.keys import Keyring
 from rayhook.auth.registry import EHR, EHRRegistry, load_registry
 from rayhook.auth.tokens import JWKSCache
@@ -34,6 +35,7 @@ from rayhook.cds_hooks.dependencies import CDSDependencies
 from rayhook.cds_hooks.rate_limit import RateLimit
 from rayhook.cds_hooks.router import build_router as cds_router
 from rayhook.deploy.analysis import Analysis, Outside, analysis_checks, analysis_parts
+from rayhook.deploy.arrivals import Arrivals
 from rayhook.deploy.audit_forwarding import Forwarding, audit_origins
 from rayhook.deploy.audit_watch import load_thresholds, watching
 from rayhook.deploy.backend_tokens import backend_tokens
@@ -66,6 +68,8 @@ from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.retrievals import Retrievals
 from rayhook.smart_app.router import build_router as smart_router
 from rayhook.smart_app.sign_in_limit import SignInLimit
+from rayhook.smart_app.stow import StowService
+from rayhook.smart_app.stow import build_stow_router as stow_router
 
 log = structlog.get_logger(__name__)
 
@@ -88,6 +92,7 @@ class Service:
     transport: Transport
     installed: tuple[ModelPackage, ...]
     analysis: Analysis
+    arrivals: Arrivals
     sign_off: SignOffQueue
     viewer_decoder: Decoder
     jwks: JWKSCache
@@ -208,17 +213,18 @@ def build_service(
         audit = AuditLog(keyring, anchor=settings.anchor_path)
         trail = (database.sessions, database.reading, keyring, audit)
         tokens = backend_tokens(transport, keyring, database.sessions, audit)
+        outside = Outside(
+            settings=settings,
+            database=database,
+            keyring=keyring,
+            registry=registry,
+            audit=audit,
+            transport=transport,
+            tokens=tokens,
+        )
         analysis = stack.enter_context(
             analysis_parts(
-                Outside(
-                    settings=settings,
-                    database=database,
-                    keyring=keyring,
-                    registry=registry,
-                    audit=audit,
-                    transport=transport,
-                    tokens=tokens,
-                ),
+                outside,
                 running,
                 works_here=settings.worker is WorkerMode.EMBEDDED,
                 decoder=viewer_decoder,
@@ -243,6 +249,7 @@ def build_service(
             transport=transport,
             installed=installed,
             analysis=analysis,
+            arrivals=Arrivals.over(outside, analysis),
             sign_off=sign_off,
             viewer_decoder=viewer_decoder,
             jwks=jwks,
@@ -301,9 +308,21 @@ def mount(app: FastAPI, service: Service, *, collectors: Iterable[Collector] = (
     )
     app.include_router(cds_router(cds))
     app.include_router(smart_router(smart))
+    app.include_router(stow_router(_stow(service, smart)))
     app.include_router(
         metrics_router(service.database.reading, settings.metrics_token_file, others=collectors)
     )
+
+
+def _stow(service: Service, smart: SMARTDependencies) -> StowService:
+    tokens = BearerTokens(
+        registry=service.registry,
+        transport=service.transport,
+        keyring=service.keyring,
+        jwks=service.jwks,
+        audience=f"{service.settings.public_base_url}/dicom-web",
+    )
+    return StowService(smart, service.arrivals.received, tokens, service.settings.arrival_quiet_s)
 
 
 @contextmanager
@@ -331,7 +350,13 @@ def _working(service: Service) -> Iterator[None]:
         watch = watching(
             service.watching, service.verifier, verify_every_s=service.settings.audit_verify_interval_s
         )
-        with _forwarding(service).running(), alarm.listening(), watch, service.analysis.running():
+        with (
+            _forwarding(service).running(),
+            alarm.listening(),
+            watch,
+            service.analysis.running(),
+            service.arrivals.running(),
+        ):
             yield
     finally:
         stopping.set()

@@ -306,6 +306,14 @@ class Settings(StorageSettings, ModelSettings):
         10_000,
         description="Analyses that may wait; beyond it new ones are refused for now, `stat` ones after a tenth more.",
     )
+    arrival_quiet_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+        10.0,
+        description="Time without another image after which a study that is stored here is looked at, in seconds.",
+    )
+    spool_bytes: Annotated[int, Field(ge=1 << 20)] = Field(
+        10 << 30,
+        description="Most bytes of images stored here that are kept, sealed, until they are analysed.",
+    )
     checkpoint_interval_s: Annotated[float, Field(ge=1)] = Field(
         60.0, description="Time between signed audit checkpoints, in seconds."
     )

@@ -178,9 +178,10 @@ def open_arrival(keyring: Keyring, row: ArrivalRow) -> Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Inbox:
-    """Hands arrivals out, each to one process at a time."""
+    """Hands arrivals out, each to one process at a time. `reading` sessions do not wait for writers."""
 
     sessions: Sessions
+    reading: Sessions
     keyring: Keyring
     clock: Callable[[], float] = time.time
 
@@ -195,7 +196,7 @@ class Inbox:
             .order_by(col(ArrivalRow.next_attempt_at), col(ArrivalRow.id))
             .limit(AT_ONCE)
         )
-        with self.sessions() as session:
+        with self.reading() as session:
             return list(session.exec(query))
 
     def claim(self, arrival_id: str) -> ClaimedArrival | None:

@@ -44,6 +44,7 @@ class ArrivalCourier:
 
     registry: EHRRegistry
     sessions: Sessions
+    reading: Sessions
     keyring: Keyring
     audit: AuditLog
     lookup: ArrivalLookup
@@ -54,7 +55,7 @@ class ArrivalCourier:
 
     def run_due(self) -> int:
         """Look at what is due, and return how many arrivals that were."""
-        inbox = Inbox(self.sessions, self.keyring, self.clock)
+        inbox = Inbox(self.sessions, self.reading, self.keyring, self.clock)
         due = inbox.due()
         for arrival_id in due:
             claimed = inbox.claim(arrival_id)

@@ -126,9 +126,10 @@ def sources_of(session: Session, ehr_id: str, kind: SourceKind) -> list[ArrivalS
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Hands sources out to be looked after, each to one process at a time."""
+    """Hands sources out to be looked after, each to one process at a time. `reading` sessions do not wait for writers."""
 
     sessions: Sessions
+    reading: Sessions
     keyring: Keyring
     clock: Callable[[], float] = time.time
 
@@ -141,7 +142,7 @@ class Sources:
             .where(or_(lease.is_(None), lease <= now))
             .order_by(col(ArrivalSourceRow.next_attempt_at), col(ArrivalSourceRow.id))
         )
-        with self.sessions() as session:
+        with self.reading() as session:
             return [Source(row.ehr_id, SourceKind(row.kind), row.name) for row in session.exec(query)]
 
     def claim(self, source: Source, *, lease_s: float) -> ClaimedSource | None:

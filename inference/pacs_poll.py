@@ -44,6 +44,7 @@ class PACSPolling:
 
     registry: EHRRegistry
     sessions: Sessions
+    reading: Sessions
     keyring: Keyring
     audit: AuditLog
     transport: Transport
@@ -64,7 +65,7 @@ class PACSPolling:
 
     def run_due(self) -> int:
         """Ask those whose time it is, and return how many that were."""
-        sources = Sources(self.sessions, self.keyring, self.clock)
+        sources = Sources(self.sessions, self.reading, self.keyring, self.clock)
         due = sources.due(SourceKind.POLL)
         for source in due:
             claimed = sources.claim(source, lease_s=_LEASE_S)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from sqlalchemy import func
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, Session, SQLModel, col, select
 
@@ -113,32 +112,27 @@ class ReceivedImages:
             self.spool.remove(file.id)
 
     def has_all(self, reference: StudyReference) -> bool:
-        """Return whether every instance that the EHR counts in the study is here."""
+        """Return whether every instance that the EHR counts in the study is here, in the spool of this process."""
         expected = reference.number_of_instances
         if expected is None or expected < 1:
             return False
-        with self.sessions() as session:
-            return self._count(session, reference) >= expected
+        names = self._names(reference)
+        return len(names) >= expected and set(names) <= set(self.spool.names())
 
     def retrieve(self, reference: StudyReference) -> Generator[bytes]:
         """Yield the study's images in the order in which they came, one at a time.
 
-        Raises ServiceUnavailable for one that is gone, or cannot be opened: the PACS may still have it.
+        Raises ServiceUnavailable for one that is gone, or cannot be opened: the next attempt asks the PACS.
         """
-        with self.sessions() as session:
-            query = (
-                select(ReceivedInstance.id)
-                .where(ReceivedInstance.study_index == self._index_of(reference))
-                .order_by(col(ReceivedInstance.received_at), col(ReceivedInstance.id))
-            )
-            names = list(session.exec(query))
-        for name in names:
+        for name in self._names(reference):
             try:
-                yield self.spool.load(name)
+                data = self.spool.load(name)
             except RayhookError as error:
+                self._forget(name)
                 raise ServiceUnavailable(
                     "a stored image cannot be read any more", code="received_image_lost"
                 ) from error
+            yield data
 
     def forget_old(self, kept_s: float = KEPT_S) -> int:
         """Remove what was kept long enough, but for studies that their EHR was not asked about yet."""
@@ -166,10 +160,21 @@ class ReceivedImages:
         self.spool.sweep(max(kept_s, _LONGEST_S))
         return len(names)
 
-    def _count(self, session: Session, reference: StudyReference) -> int:
-        return session.exec(
-            select(func.count()).where(ReceivedInstance.study_index == self._index_of(reference))
-        ).one()
+    def _forget(self, name: str) -> None:
+        with self.sessions() as session:
+            row = session.get(ReceivedInstance, name)
+            if row is not None:
+                session.delete(row)
+            session.commit()
+
+    def _names(self, reference: StudyReference) -> list[str]:
+        query = (
+            select(ReceivedInstance.id)
+            .where(ReceivedInstance.study_index == self._index_of(reference))
+            .order_by(col(ReceivedInstance.received_at), col(ReceivedInstance.id))
+        )
+        with self.sessions() as session:
+            return list(session.exec(query))
 
     def _index_of(self, reference: StudyReference) -> str:
         return self._study_index(reference.ehr_id, reference.study_instance_uid)

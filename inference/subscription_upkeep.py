@@ -54,6 +54,7 @@ class SubscriptionUpkeep:
 
     registry: EHRRegistry
     sessions: Sessions
+    reading: Sessions
     keyring: Keyring
     audit: AuditLog
     transport: Transport
@@ -94,7 +95,7 @@ class SubscriptionUpkeep:
 
     def run_due(self) -> int:
         """Look after what is due, and return how many subscriptions that were."""
-        sources = Sources(self.sessions, self.keyring, self.clock)
+        sources = Sources(self.sessions, self.reading, self.keyring, self.clock)
         due = sources.due(SourceKind.SUBSCRIPTION)
         for source in due:
             claimed = sources.claim(source, lease_s=_LEASE_S)

@@ -31,6 +31,8 @@ from rayhook.inference.study import StudyReference
 from rayhook.smart_app.access import Cookies
 from rayhook.smart_app.routes_access import (
     CDS_CLIENT,
+    DICOM_SENDER,
+    EHR_NOTIFICATION,
     EMERGENCY,
     OPEN,
     PUBLIC,
@@ -53,6 +55,8 @@ NOBODY = "unauthenticated"
 SIGN_IN = "to the sign-in page"
 CONFIRM = "to the second factor"
 DENIED = "forbidden"
+# Who asks here is no browser: no cookie and no form of another site opens anything.
+MACHINES = {CDS_CLIENT, DICOM_SENDER, EHR_NOTIFICATION}
 
 
 def hospital(name: str, base: str) -> EHR:
@@ -281,6 +285,14 @@ def test_a_cds_call_without_a_token_is_nobodys(world):
     assert answers == {401}
 
 
+@pytest.mark.parametrize("asked", [DICOM_SENDER, EHR_NOTIFICATION])
+def test_who_shows_no_secret_tells_us_nothing(world, asked):
+    routes = [one for one in world.routes if one.instead == asked]
+    sessions = {**world.smart_session(Role.RADIOLOGIST), **world.staff_session(Role.ADMINISTRATOR)}
+    assert routes
+    assert world.outcomes(sessions, routes) == expected(routes, NOBODY)
+
+
 @pytest.mark.parametrize("role", Role)
 def test_a_live_session_opens_what_the_role_allows(world, role):
     assert world.outcomes(world.smart_session(role), world.smart) == by_role(world.smart, role)
@@ -382,7 +394,7 @@ def test_what_matters_asks_for_the_second_factor_again(world):
 
 def test_a_form_of_another_site_does_nothing(world):
     cookies = world.staff_session(Role.ADMINISTRATOR)
-    posts = [one for one in world.routes if one.method == "POST" and one.instead != CDS_CLIENT]
+    posts = [one for one in world.routes if one.method == "POST" and one.instead not in MACHINES]
     headers = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site", HEADER: "mark"}
     let_in = []
     smart = world.smart_session(Role.RADIOLOGIST)
