@@ -136,7 +136,7 @@ class Health:
 
     def started(self) -> tuple[bool, Report]:
         """Return whether the start is over: once it is, it stays so, whatever becomes of the parts."""
-        if self._has_started:
+        if self._has_started or self._phase is Phase.STOPPING:
             return True, Report(self._phase)
         report = self.ready()
         needed = [check.name for check in self._checks if check.at_start]
