@@ -147,6 +147,7 @@ def open_hospital(catalogue: Catalogue, folder: Path) -> Iterator[Hospital]:
         return ehr.state.accepts_token(token)
 
     pacs = create_pacs(catalogue, introspect=introspect, faults=hospital.pacs_faults)
+    hospital.archive = pacs.state.demo.archive
     with ExitStack() as stack:
         stack.enter_context(serving(ehr, hospital.ehr_url))
         stack.enter_context(serving(pacs, hospital.pacs_url))

@@ -75,10 +75,12 @@ def deliver_due_at(pipeline: Pipeline, signal: Path) -> None:
 
 
 if __name__ == "__main__":
-    folder, ehr_url, pacs_url, job_id = sys.argv[1:]
+    folder, ehr_url, pacs_url, job_id, *kinds = sys.argv[1:]
     with (
         Decoder() as decoder,
-        pipeline_over(Path(folder), ehr_url=ehr_url, pacs_url=pacs_url, decoder=decoder) as pipeline,
+        pipeline_over(
+            Path(folder), ehr_url=ehr_url, pacs_url=pacs_url, decoder=decoder, dicom_results=tuple(kinds)
+        ) as pipeline,
     ):
         if job_id.startswith(_DUE):
             deliver_due_at(pipeline, Path(job_id.removeprefix(_DUE)))
