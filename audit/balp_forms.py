@@ -129,6 +129,7 @@ _ACCESS_DENIED = Form(
     client=APPLICATION,
 )
 _ATTRIBUTES = _security("110137", "User security Attributes Changed", "U")
+_RESTRICTED = _security("110132", "Use of Restricted Function", "E")
 _CONFIGURATION = _security("110131", "Software Configuration", "U", _AUDIT_LOG)
 _INSTANCES_VIEWED = _dicom("110103", "DICOM Instances Accessed", "R", Way.INBOUND)
 _EXPORT = _dicom("110106", "Export", "R", Way.INBOUND)
@@ -163,7 +164,11 @@ FORMS: Final[Mapping[AuditKind, Form]] = MappingProxyType(
         AuditKind.AUTH_CLIENT_KEYS_ROTATED: _CONFIGURATION,
         AuditKind.AUTH_DECRYPTION_FAILED: _security("110132", "Use of Restricted Function", "R"),
         AuditKind.AUTH_ENCRYPTION_KEY_CHANGED: _CONFIGURATION,
+        AuditKind.AUTH_ERASURE_REFUSED: _RESTRICTED,
+        AuditKind.AUTH_ERASURE_REQUESTED: _RESTRICTED,
+        AuditKind.AUTH_ERASURE_WITHDRAWN: _RESTRICTED,
         AuditKind.AUTH_KEYRING_WRAPPED: _CONFIGURATION,
+        AuditKind.AUTH_PATIENT_KEY_DESTROYED: _security("110132", "Use of Restricted Function", "D"),
         AuditKind.AUTH_PROOF_ACCEPTED: _LOGIN,
         AuditKind.AUTH_PROOF_REFUSED: _LOGIN,
         AuditKind.AUTH_ROLE_CHANGED: _security("110136", "Security Roles Changed", "U"),

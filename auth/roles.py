@@ -30,8 +30,10 @@ class Permission(StrEnum):
     AUDIT_LOG_VERIFY = "audit:log:verify"
     AUDIT_REVIEW_MANAGE = "audit:review:manage"
     AUTH_ACCOUNT_MANAGE = "auth:account:manage"
+    AUTH_PATIENT_ERASE = "auth:patient:erase"
     AUTH_ROLE_READ = "auth:role:read"
     DEPLOY_SETTINGS_READ = "deploy:settings:read"
+    INFERENCE_JOB_CANCEL = "inference:job:cancel"
     INFERENCE_JOB_READ = "inference:job:read"
     INFERENCE_JOB_RETRY = "inference:job:retry"
     INFERENCE_MODEL_MANAGE = "inference:model:manage"
@@ -67,8 +69,10 @@ PERMISSIONS: Final[Mapping[Role, frozenset[Permission]]] = MappingProxyType(
         Role.ADMINISTRATOR: frozenset(
             {
                 Permission.AUTH_ACCOUNT_MANAGE,
+                Permission.AUTH_PATIENT_ERASE,
                 Permission.AUTH_ROLE_READ,
                 Permission.DEPLOY_SETTINGS_READ,
+                Permission.INFERENCE_JOB_CANCEL,
                 Permission.INFERENCE_JOB_READ,
                 Permission.INFERENCE_JOB_RETRY,
                 Permission.INFERENCE_MODEL_READ,
@@ -83,6 +87,7 @@ PERMISSIONS: Final[Mapping[Role, frozenset[Permission]]] = MappingProxyType(
                 Permission.AUDIT_LOG_READ,
                 Permission.AUDIT_LOG_VERIFY,
                 Permission.AUDIT_REVIEW_MANAGE,
+                Permission.AUTH_PATIENT_ERASE,
                 Permission.AUTH_ROLE_READ,
                 Permission.INFERENCE_MODEL_READ,
                 Permission.INFERENCE_PERFORMANCE_READ,

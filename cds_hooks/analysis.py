@@ -261,6 +261,8 @@ def _told(study: ImagingStudySummary, finished: FinishedJob) -> StudyAnswer:
 
 
 def _topic(row: JobRow) -> Topic:
+    if row.is_put_off:
+        return Topic.FAILED
     return (
         Topic.OUT_OF_SCOPE if row.error_code == Topic.OUT_OF_SCOPE.replace("-", "_") else _TOPICS[row.state]
     )

@@ -25,7 +25,7 @@ from rayhook.audit.models import AUDIT_EVENT
 from rayhook.audit.unusual import ReviewState, count_items
 from rayhook.audit.watch import Rule
 from rayhook.auth.database_types import Sessions
-from rayhook.deploy.request_metrics import DOCUMENTED
+from rayhook.deploy import job_metrics, request_metrics
 from rayhook.fhir.errors import Forbidden
 
 log = structlog.get_logger(__name__)
@@ -39,7 +39,8 @@ METRICS: Final = {
     "rayhook_audit_delivery_behind": "Events or checkpoints that wait for a receiver, by target.",
     "rayhook_audit_delivery_failures": "Tries in a row that a receiver did not take, by target.",
     "rayhook_audit_review_items": "What the rules for unusual access found, by rule and state.",
-    **DOCUMENTED,
+    **request_metrics.DOCUMENTED,
+    **job_metrics.DOCUMENTED,
 }
 
 

@@ -140,9 +140,11 @@ class JobRow:
     @property
     def may_begin(self) -> bool:
         """Say whether asking again begins it: it failed for a passing reason, or waits to try again by itself."""
-        if self.state is JobState.QUEUED:
-            return self.next_attempt_at is not None
-        return self.state is JobState.FAILED and self.retryable
+        return self.is_put_off or (self.state is JobState.FAILED and self.retryable)
+
+    @property
+    def is_put_off(self) -> bool:
+        return self.state is JobState.QUEUED and self.next_attempt_at is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from sqlmodel import Session, col, select
 
 from rayhook.auth.keys import Keyring
 from rayhook.auth.patient_keys import patient_index
+from rayhook.fhir.errors import NotFound
 from rayhook.inference.claims import Clock, cancel, cancel_study, claim, claim_next, end, held, locked, renew
 from rayhook.inference.intake import Intake
 from rayhook.inference.job_table import (
@@ -77,6 +78,7 @@ __all__ = [
     "results_for_patient",
     "reuse",
     "set_delivery",
+    "stored_job",
     "waiting",
 ]
 
@@ -274,6 +276,14 @@ def find(session: Session, key: str) -> JobRow | None:
 def load_job(session: Session, job_id: str) -> JobRow | None:
     job = session.get(AnalysisJob, job_id, populate_existing=True)
     return None if job is None else open_row(job)
+
+
+def stored_job(session: Session, keyring: Keyring, job_id: str) -> StoredJob:
+    """Return a job with what it is about. Raises NotFound for an unknown one."""
+    job = session.get(AnalysisJob, job_id)
+    if job is None:
+        raise NotFound("there is no such job", code="job_unknown")
+    return StoredJob(open_row(job), open_reference(session, keyring, job))
 
 
 def overdue(

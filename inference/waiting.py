@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection
 
 import structlog
+from sqlalchemy import and_, or_
 from sqlmodel import Session, col, select
 
 from rayhook.auth.database_types import Sessions
@@ -95,7 +96,11 @@ class EndWatch:
 
 
 def _ended_among(session: Session, job_ids: Collection[str]) -> list[str]:
+    """One that is put off is not worth a wait either."""
+    is_put_off = and_(
+        col(AnalysisJob.state) == JobState.QUEUED.value, col(AnalysisJob.next_attempt_at).is_not(None)
+    )
     query = select(AnalysisJob.id).where(
-        col(AnalysisJob.id).in_(list(job_ids)), col(AnalysisJob.state).in_(_FINAL)
+        col(AnalysisJob.id).in_(list(job_ids)), or_(col(AnalysisJob.state).in_(_FINAL), is_put_off)
     )
     return list(session.exec(query))

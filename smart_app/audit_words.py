@@ -42,7 +42,11 @@ SENTENCES: Final[Mapping[AuditKind, str]] = {
     AuditKind.AUTH_ENCRYPTION_KEY_CHANGED: translatable(
         "%(who)s changed a key that stored values are sealed by"
     ),
+    AuditKind.AUTH_ERASURE_REFUSED: translatable("%(who)s was refused the erasure of a patient"),
+    AuditKind.AUTH_ERASURE_REQUESTED: translatable("%(who)s asked for the erasure of a patient"),
+    AuditKind.AUTH_ERASURE_WITHDRAWN: translatable("%(who)s withdrew the erasure of a patient"),
     AuditKind.AUTH_KEYRING_WRAPPED: translatable("%(who)s changed what the keyring itself is kept under"),
+    AuditKind.AUTH_PATIENT_KEY_DESTROYED: translatable("%(who)s erased a patient"),
     AuditKind.AUTH_PROOF_ACCEPTED: translatable("%(who)s showed the second factor again"),
     AuditKind.AUTH_PROOF_REFUSED: translatable("%(who)s showed a wrong second factor"),
     AuditKind.AUTH_ROLE_CHANGED: translatable("%(who)s changed the roles of an account"),
@@ -74,9 +78,11 @@ SENTENCES: Final[Mapping[AuditKind, str]] = {
     AuditKind.FHIR_RESULT_WRITTEN: translatable("%(who)s wrote a result to the EHR"),
     AuditKind.FHIR_SUBSCRIPTION_CHANGED: translatable("%(who)s changed a subscription at the EHR"),
     AuditKind.INFERENCE_ARRIVAL_GIVEN_UP: translatable("Nobody could be asked about a study that arrived"),
+    AuditKind.INFERENCE_JOB_CANCELLED: translatable("An analysis was cancelled"),
     AuditKind.INFERENCE_JOB_ENQUEUED: translatable("A study was queued for analysis"),
     AuditKind.INFERENCE_JOB_FAILED: translatable("An analysis ended without an answer"),
     AuditKind.INFERENCE_JOB_LISTED: translatable("%(who)s looked at the list of analyses"),
+    AuditKind.INFERENCE_JOB_POSTPONED: translatable("An analysis was put off, to be tried again by itself"),
     AuditKind.INFERENCE_JOB_RETRIED: translatable("%(who)s had a failed analysis tried again"),
     AuditKind.INFERENCE_PERFORMANCE_READ: translatable("%(who)s read how the models perform"),
     AuditKind.INFERENCE_RESULT_REUSED: translatable(

@@ -23,6 +23,7 @@ _SHOWN_AS_SOON = translatable("This page shows the result as soon as there is on
 _AGAIN = translatable(
     "It is tried again when the patient's chart is opened again, or now in the list of studies."
 )
+_BY_ITSELF = translatable("It is tried again by itself, and when the patient's chart is opened again.")
 _WORDS = {
     JobState.CANCELLED: JobWords(
         translatable("Cancelled"),
@@ -70,5 +71,6 @@ def job_words(job: StoredJob) -> JobWords:
     if job.row.error_message is not None:
         reason = _("Reason: %(reason)s", reason=f"{_(job.row.error_message)} ({job.row.error_code})")
         again = (_(_AGAIN),) if job.row.retryable else ()
+        again = (_(_BY_ITSELF),) if job.row.is_put_off else again
         sentences = (reason, *sentences, *again)
     return JobWords(_(words.state), words.tone, _(words.headline), sentences)

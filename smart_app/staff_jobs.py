@@ -11,7 +11,7 @@ from rayhook.auth.staff_sessions import StaffMember
 from rayhook.fhir.errors import Conflict
 from rayhook.fhir.text import translatable
 from rayhook.inference.job_list import SHOWN
-from rayhook.inference.job_table import JobState
+from rayhook.inference.job_table import JobState, WorkerQueue
 from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.i18n import moment_text
 from rayhook.smart_app.job_acts import JobActs
@@ -33,8 +33,9 @@ _STATES: Final = {
 
 def build_job_router(deps: SMARTDependencies, pages: StaffPages, gate: StaffGate) -> APIRouter:
     router = staff_router(pages)
-    acts = JobActs(deps.sessions, deps.audit, deps.queue.send, deps.clock)
+    acts = JobActs(deps.sessions, deps.keyring, deps.audit, deps.queue.send, deps.clock)
     looking = Annotated[StaffMember, Depends(gate.staffing(Permission.INFERENCE_JOB_READ))]
+    cancelling = Annotated[StaffMember, Depends(gate.staffing(Permission.INFERENCE_JOB_CANCEL, fresh=True))]
     retrying = Annotated[StaffMember, Depends(gate.staffing(Permission.INFERENCE_JOB_RETRY, fresh=True))]
 
     def overview(
@@ -47,11 +48,15 @@ def build_job_router(deps: SMARTDependencies, pages: StaffPages, gate: StaffGate
             member,
             status=status,
             counts=found.counts,
+            under_way=found.under_way,
             jobs=found.jobs,
+            workers=found.workers,
             shown=SHOWN,
             states=_STATES,
+            queues=tuple(WorkerQueue),
             moment=lambda seconds: moment_text(datetime.fromtimestamp(seconds, UTC)),
             is_fresh=gate.is_fresh(member),
+            can_cancel=member.can(Permission.INFERENCE_JOB_CANCEL),
             can_retry=member.can(Permission.INFERENCE_JOB_RETRY),
             problem=problem,
         )
@@ -69,6 +74,14 @@ def build_job_router(deps: SMARTDependencies, pages: StaffPages, gate: StaffGate
     def retry(request: Request, job_id: str, member: retrying) -> Response:
         try:
             acts.retry(job_id, agent=member.agent)
+        except Conflict as error:
+            return overview(request, member, problem=error.code, status=error.status)
+        return go(_JOBS)
+
+    @router.post("/staff/jobs/{job_id}/cancel")
+    def cancel(request: Request, job_id: str, member: cancelling) -> Response:
+        try:
+            acts.cancel(job_id, agent=member.agent)
         except Conflict as error:
             return overview(request, member, problem=error.code, status=error.status)
         return go(_JOBS)

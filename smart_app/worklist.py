@@ -9,7 +9,7 @@ from rayhook.fhir.r4 import ImagingStudySummary
 from rayhook.fhir.text import translatable
 from rayhook.inference.anatomy import Region
 from rayhook.inference.answers import FindingValue
-from rayhook.inference.jobs import JobState, StoredJob, StoredResult
+from rayhook.inference.jobs import StoredJob, StoredResult
 from rayhook.inference.review import AnswerState
 from rayhook.inference.statement import is_experimental
 from rayhook.inference.study import AnalysisStatus, Finding, StudyReference, StudyResult
@@ -163,7 +163,7 @@ class Worklist:
             is_launched=reference.study_instance_uid in self._launched,
             href=f"/jobs/{job.row.id}",
             earlier_href=None if earlier is None else f"/results/{earlier}",
-            can_start=job.row.state is JobState.FAILED and job.row.retryable,
+            can_start=job.row.may_begin,
             is_again=True,
         )
 

@@ -270,16 +270,13 @@ def test_images_of_another_study_are_refused(pipeline, hospital):
 @pytest.mark.parametrize(
     ("fault", "code"),
     [
-        ({"status": 500}, "upstream_unavailable"),
         ({"status": 401}, "upstream_refused"),
         ({"status": 404}, "study_not_found"),
-        ({"slow_s": 3.0}, "upstream_timeout"),
-        ({"drip_s": 0.05}, "upstream_timeout"),
         ({"truncated": True}, "truncated_response"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
 )
-def test_a_pacs_in_trouble_is_a_failure_that_may_pass(pipeline, hospital, fault, code):
+def test_a_pacs_that_refuses_is_a_failure_that_may_pass(pipeline, hospital, fault, code):
     for name, value in fault.items():
         setattr(hospital.pacs_faults, name, value)
     ended = run(pipeline, hospital)
@@ -287,11 +284,47 @@ def test_a_pacs_in_trouble_is_a_failure_that_may_pass(pipeline, hospital, fault,
     assert ended.kinds[-2:] == ["dicomweb:study:failed", "inference:job:failed"]
 
 
-def test_an_ehr_in_trouble_is_a_failure_that_may_pass(pipeline, hospital):
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ({"status": 500}, "upstream_unavailable"),
+        ({"slow_s": 3.0}, "upstream_timeout"),
+        ({"drip_s": 0.05}, "upstream_timeout"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
+)
+def test_an_analysis_is_put_off_while_the_pacs_is_in_trouble(pipeline, hospital, fault, code):
+    for name, value in fault.items():
+        setattr(hospital.pacs_faults, name, value)
+    ended = run(pipeline, hospital)
+    assert (ended.row.state, ended.row.error_code, ended.row.is_put_off) == (JobState.QUEUED, code, True)
+    assert ended.kinds[-2:] == ["dicomweb:study:failed", "inference:job:postponed"]
+
+
+def test_an_analysis_is_put_off_while_the_ehr_is_in_trouble(pipeline, hospital):
     hospital.ehr_faults.fhir_status = 500
     ended = run(pipeline, hospital)
-    assert (ended.row.state, ended.row.error_code) == (JobState.FAILED, "upstream_unavailable")
-    assert ended.row.retryable
+    assert (ended.row.is_put_off, ended.row.error_code) == (True, "upstream_unavailable")
+
+
+def test_an_analysis_that_was_put_off_is_made_when_its_time_comes(pipeline, hospital):
+    hospital.pacs_faults.status = 500
+    run(pipeline, hospital)
+    hospital.pacs_faults.status = None
+    assert pipeline.run_next() is None
+    later = replace(pipeline, clock=lambda: time.time() + 10)
+    assert later.run_next() is not None
+    assert run(pipeline, hospital).row.state is JobState.DONE
+
+
+def test_an_analysis_that_outlasts_its_token_ends_with_a_clear_state(pipeline, hospital):
+    """The EHR has registered us as no service of its own, and nobody has lent a new token."""
+    hospital.pacs_faults.status = 500
+    row = run(pipeline, hospital).row
+    replace(pipeline, clock=lambda: time.time() + 3600).run_next()
+    with pipeline.sessions() as session:
+        row = jobs.load_job(session, row.id)
+    assert (row.state, row.error_code, row.retryable) == (JobState.FAILED, "authorization_expired", True)
 
 
 def test_a_failed_job_succeeds_when_it_is_asked_again(pipeline, hospital):

@@ -18,10 +18,12 @@ from rayhook.audit.watch import Thresholds
 from rayhook.auth.keys import Keyring
 from rayhook.deploy.database import create_database, migrate
 from rayhook.deploy.health import Check, Health
+from rayhook.deploy.job_metrics import JobCollector, refusals_counted
 from rayhook.deploy.metrics import METRICS, build_router
 from rayhook.deploy.middleware import RequestContext
 from rayhook.deploy.problems import install_problem_handlers
 from rayhook.deploy.request_metrics import HealthCollector, RequestMetrics
+from rayhook.inference.job_table import Priority
 
 DOC = Path(__file__).resolve().parents[3] / "deploy" / "docs" / "metrics.md"
 CANARY = "canary-of-a-patient"
@@ -41,7 +43,9 @@ def ask(parts, token_file=None, *, address="127.0.0.1", headers=None, before=0) 
     app, requests, health = FastAPI(), RequestMetrics(), Health()
     health.certificate_left_s = lambda: 3600.0
     health.begin([Check("database", lambda: True), Check("engine", lambda: False)])
-    others = (requests.registry, HealthCollector(health))
+    refused = refusals_counted(requests.registry)
+    refused(Priority.ROUTINE)
+    others = (requests.registry, HealthCollector(health), JobCollector(parts[1]))
     app.include_router(build_router(parts[1], token_file, others=others))
     app.get("/patients/{patient}")(lambda patient: patient)
     app.add_middleware(RequestContext, https=False, metrics=requests)
