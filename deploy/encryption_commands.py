@@ -48,14 +48,20 @@ def status(
         }
         sys.stdout.write(json.dumps(content) + "\n")
         return
-    table = Table("key", "state", "added", "may seal from", "values that need it", "of these hashed", "uses")
+    table = Table("key", "state", "added", "may seal from", "values", "of these hashed", "files", "uses")
     for key in report.keys:
         one = key.status
         share = key.uses / MAX_USES
         worn = f" [red]({share:.0%} of its limit: rotate)[/red]" if key.is_worn else ""
         times = (_moment(one.added_at), _moment(one.ready_at))
         table.add_row(
-            str(one.key_id), one.state, *times, str(key.values), str(key.hashed), f"{key.uses}{worn}"
+            str(one.key_id),
+            one.state,
+            *times,
+            str(key.values),
+            str(key.hashed),
+            str(key.files),
+            f"{key.uses}{worn}",
         )
     out.print(table)
     out.print(f"{report.data_keys} values are under data keys of patients and of the log", highlight=False)
@@ -187,6 +193,7 @@ def _as_json(key: "KeyReport") -> dict[str, Any]:
         "promoted_at": one.promoted_at,
         "values": key.values,
         "hashed_values": key.hashed,
+        "files": key.files,
         "uses": key.uses,
         "is_worn": key.is_worn,
         "destruction_requested_at": key.destruction_requested_at,

@@ -11,6 +11,7 @@ from sqlalchemy import delete
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.record import AuditEntry
 from rayhook.auth.accounts import StaffAccount
+from rayhook.auth.encryption import key_of
 from rayhook.auth.key_rotation import (
     EncryptionKeyState,
     EncryptionKeyStatus,
@@ -24,9 +25,11 @@ from rayhook.auth.key_rotation import (
 from rayhook.auth.key_tables import KEY_USE, KeyDestructionRow
 from rayhook.deploy.key_use import WARN_AT, told_uses
 from rayhook.deploy.maintenance import Installation
+from rayhook.deploy.received_images import FOLDER as RECEIVED
 from rayhook.deploy.reencryption import ROWS_PER_S, ColumnNeed, Done, Reencryption, needs
 from rayhook.deploy.sealed_columns import SealedColumn
 from rayhook.fhir.errors import Conflict, RayhookError
+from rayhook.inference.sealed_spool import sealed_keys
 
 AGENT: Final = "rayhook command line"
 APPROVAL_S: Final = 24 * 3600.0
@@ -36,11 +39,15 @@ _MOST_NAMED: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class KeyReport:
-    """A key, how many stored values need it, how many of them can never be sealed anew, and how often it sealed."""
+    """A key, how many stored values and files need it, and how often it sealed.
+
+    `hashed`: values of the audit, which can never be sealed anew.
+    """
 
     status: EncryptionKeyStatus
     values: int
     hashed: int
+    files: int
     uses: int
     destruction_requested_at: float | None
 
@@ -78,7 +85,8 @@ class EncryptionDesk:
             values = sum(need.under(status.key_id) for need in found)
             hashed = sum(need.under(status.key_id) for need in found if need.column.is_hashed)
             used = max(values, uses.get(status.key_id, 0))
-            keys.append(KeyReport(status, values, hashed, used, asked[status.key_id]))
+            files = self._files_under(status.key_id)
+            keys.append(KeyReport(status, values, hashed, files, used, asked[status.key_id]))
         return EncryptionReport(
             tuple(keys),
             data_keys=sum(need.data_keys for need in found),
@@ -172,11 +180,17 @@ class EncryptionDesk:
                 )
 
     def _require_unneeded(self, key_id: int) -> None:
-        needing = [(need.column, need.under(key_id)) for need in self._needs() if need.under(key_id)]
+        needing = [(str(need.column), need.under(key_id)) for need in self._needs() if need.under(key_id)]
+        if files := self._files_under(key_id):
+            needing.append((f"files in {RECEIVED}", files))
         if needing:
             named = ", ".join(f"{column} {count}" for column, count in needing[:_MOST_NAMED])
             total = sum(count for _, count in needing)
             raise Conflict(f"{total} stored values need key {key_id}: {named}", code="key_needed")
+
+    def _files_under(self, key_id: int) -> int:
+        folder = self.installation.keyring_file.path.parent / RECEIVED
+        return sum(key_of(sealed) == key_id for sealed in sealed_keys(folder))
 
     def _needs(self) -> list[ColumnNeed]:
         known = [one.key_id for one in encryption_key_statuses(self.installation.keyring_file)]

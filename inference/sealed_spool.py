@@ -151,6 +151,18 @@ class SealedSpool:
         return self._folder / name
 
 
+def sealed_keys(folder: Path) -> Iterator[bytes]:
+    """Yield each file's own key as it is sealed in its head: the sealer's keys that are still needed."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        try:
+            with path.open("rb") as file:
+                sealed = _sealed_key(file)
+        except FileNotFoundError:  # its reader has just removed it
+            continue
+        if sealed is not None:
+            yield sealed
+
+
 class _DraftFile:
     """What Tink writes to: remembers why a write failed, which Tink does not tell, and ends on the disk."""
 
@@ -204,10 +216,9 @@ class _DraftFile:
 
 
 def _opened(file: Any, name: str, sealer: Sealer) -> Iterator[bytes]:
-    head = file.read(len(_MAGIC) + _LENGTH_BYTES)
-    if not head.startswith(_MAGIC) or len(head) < len(_MAGIC) + _LENGTH_BYTES:
+    sealed = _sealed_key(file)
+    if sealed is None:
         raise _altered()
-    sealed = file.read(int.from_bytes(head[len(_MAGIC) :], "big"))
     serialized = sealer.open(sealed, table="spool", column="key", row=name)
     try:
         handle = tink.proto_keyset_format.parse(serialized, secret_key_access.TOKEN)
@@ -217,6 +228,14 @@ def _opened(file: Any, name: str, sealer: Sealer) -> Iterator[bytes]:
                 yield chunk
     except tink.TinkError as error:
         raise _altered() from error
+
+
+def _sealed_key(file: Any) -> bytes | None:
+    head: bytes = file.read(len(_MAGIC) + _LENGTH_BYTES)
+    if not head.startswith(_MAGIC) or len(head) < len(_MAGIC) + _LENGTH_BYTES:
+        return None
+    sealed: bytes = file.read(int.from_bytes(head[len(_MAGIC) :], "big"))
+    return sealed
 
 
 def _place(name: str) -> bytes:
