@@ -98,3 +98,15 @@ def sqlite(folder: Path, template: Path) -> Storage:
     folder.mkdir()
     url = f"sqlite:///{shutil.copy(template, folder / 'rayhook.sqlite3')}"
     return Storage(url, url, folder)
+
+
+def drop_tables(both: Storage) -> None:
+    """Empty the database, for a test that fills it as an older release did."""
+    url = parse_url(both.owner_url)
+    if url.get_backend_name() == "sqlite":
+        for path in both.files.glob("rayhook.sqlite3*"):
+            path.unlink()
+    else:
+        with administering(url.set(username="postgres"), ConnectionSettings()) as connection:
+            connection.exec_driver_sql("DROP SCHEMA public CASCADE")
+            connection.exec_driver_sql(f"CREATE SCHEMA public AUTHORIZATION {_OWNER}")
