@@ -25,6 +25,7 @@ _EXPLICIT = "1.2.840.10008.1.2.1"
 _CANNOT_UNDERSTAND = 0xC000
 _RETRY_AFTER_S = 1
 _CHUNK = 64 << 10
+_MOST_FOUND = 1000
 _PAGING = frozenset(("fuzzymatching", "includefield", "limit", "offset"))
 
 
@@ -156,7 +157,9 @@ class DemoPACS:
 
     def _search(self, request: Request, level: str, instances: list[Archived]) -> Response:
         query = {key: value for key, value in request.query_params.items() if key not in _PAGING}
-        answers = search(instances, level, query)
+        first = int(request.query_params.get("offset", 0))
+        last = first + int(request.query_params.get("limit", _MOST_FOUND))
+        answers = search(instances, level, query)[first:last]
         return JSONResponse(answers, media_type=_DICOM_JSON) if answers else Response(status_code=204)
 
     def _with_faults(self, pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -36,7 +36,10 @@ _LEVELS = {
     "instances": (*_STUDY_TAGS, *_SERIES_TAGS, *_INSTANCE_TAGS),
 }
 _FIELDS = {"studies": "study_instance_uid", "series": "series_instance_uid", "instances": "sop_instance_uid"}
-_SERIES_COUNT = "00201209"  # NumberOfSeriesRelatedInstances
+_COUNTS = {
+    "studies": "00201208",  # NumberOfStudyRelatedInstances
+    "series": "00201209",  # NumberOfSeriesRelatedInstances
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +153,25 @@ def search(instances: Iterable[Archived], level: str, query: dict[str, str]) -> 
         if key in found:
             continue
         header = archived.header()
-        if any(str(header.get(keyword, "")) != value for keyword, value in query.items()):
+        if not all(_fits(str(header.get(keyword, "")), value) for keyword, value in query.items()):
             continue
         answer = Dataset()
         for keyword in _LEVELS[level]:
             if keyword in header:
                 answer[keyword] = header[keyword]
         found[key] = answer.to_json_dict(suppress_invalid_tags=True)
-    if level == "series":
+    if level in _COUNTS:
         for key, told in found.items():
-            told[_SERIES_COUNT] = {"vr": "IS", "Value": [counted[key]]}
+            told[_COUNTS[level]] = {"vr": "IS", "Value": [counted[key]]}
     return list(found.values())
+
+
+def _fits(value: str, wanted: str) -> bool:
+    """Spec: DICOM PS3.4 C.2.2.2.5 (Range Matching), of dates; UIDs and names have no hyphen here."""
+    first, hyphen, last = wanted.partition("-")
+    if not hyphen or not (first + last).isdigit():
+        return value == wanted
+    return (first or "0") <= value <= (last or "9")
 
 
 def metadata(archived: Archived) -> dict[str, Any]:
