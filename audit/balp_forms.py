@@ -164,6 +164,7 @@ FORMS: Final[Mapping[AuditKind, Form]] = MappingProxyType(
         AuditKind.AUTH_CLIENT_KEYS_ROTATED: _CONFIGURATION,
         AuditKind.AUTH_DECRYPTION_FAILED: _security("110132", "Use of Restricted Function", "R"),
         AuditKind.AUTH_ENCRYPTION_KEY_CHANGED: _CONFIGURATION,
+        AuditKind.AUTH_ERASURE_LISTED: _security("110132", "Use of Restricted Function", "R"),
         AuditKind.AUTH_ERASURE_REFUSED: _RESTRICTED,
         AuditKind.AUTH_ERASURE_REQUESTED: _RESTRICTED,
         AuditKind.AUTH_ERASURE_WITHDRAWN: _RESTRICTED,

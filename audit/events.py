@@ -35,6 +35,7 @@ class AuditKind(StrEnum):
     AUTH_CLIENT_KEYS_ROTATED = "auth:client_keys:rotated"
     AUTH_DECRYPTION_FAILED = "auth:decryption:failed"
     AUTH_ENCRYPTION_KEY_CHANGED = "auth:encryption_key:changed"
+    AUTH_ERASURE_LISTED = "auth:erasure:listed"
     AUTH_ERASURE_REFUSED = "auth:erasure:refused"
     AUTH_ERASURE_REQUESTED = "auth:erasure:requested"
     AUTH_ERASURE_WITHDRAWN = "auth:erasure:withdrawn"

@@ -331,7 +331,8 @@ class _EntryKeys:
 
 def _is_by_patient(entry: AuditEntry) -> bool:
     """Return whether it is the patient who acts: then the agent is as much the patient's as the rest."""
-    return entry.patient_id is not None and (entry.agent or "").rpartition("/")[2] == entry.patient_id
+    patient = f"/Patient/{entry.patient_id}"
+    return entry.patient_id is not None and f"/{entry.agent}".endswith(patient)
 
 
 def _sealed(key: DataKey, value: str | None, column: str, seq: int) -> bytes | None:

@@ -65,6 +65,10 @@ class RetentionPolicy:
         ]
         return or_(usual, *special)
 
+    @property
+    def longest_days(self) -> int:
+        return max((self.kept_days, *self.by_kind.values()))
+
     def text(self) -> str:
         special = "".join(f"; {kind.value}: {days} days" for kind, days in sorted(self.by_kind.items()))
         return f"events older than {self.kept_days} days{special}"
@@ -263,6 +267,13 @@ class Retention:
             placed_at=datetime.fromisoformat(row["placed_at"]),
             released_at=None if released_at is None else datetime.fromisoformat(released_at),
         )
+
+
+def is_patient_held(session: Session, patient_index: str) -> bool:
+    """Return whether a legal hold on the patient is in force. `patient_index` is that of the log."""
+    hold = AUDIT_HOLD.c
+    query = select(hold.id).where(hold.patient_index == patient_index, hold.released_at.is_(None)).limit(1)
+    return session.execute(query).first() is not None
 
 
 def _is_held() -> ColumnElement[bool]:

@@ -83,6 +83,10 @@ class ResultCache:
         with self._lock:
             self._jobs.pop(key, None)
 
+    def clear(self) -> None:
+        with self._lock:
+            self._jobs.clear()
+
     def forget_result(self, result_id: str) -> None:
         """Forget the job of a result whose report somebody signed, changed or withdrew."""
         with self._lock:

@@ -5,11 +5,11 @@ import gc
 import importlib
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 
@@ -41,9 +41,11 @@ from rayhook.deploy.audit_watch import load_thresholds, watching
 from rayhook.deploy.backend_tokens import backend_tokens
 from rayhook.deploy.configuration import Configuration, record_changes
 from rayhook.deploy.database import Database, create_database, ensure_schema
+from rayhook.deploy.erasures import ErasureUpkeep, open_erasures
 from rayhook.deploy.health import Check, Health
 from rayhook.deploy.health import build_router as health_router
 from rayhook.deploy.health_checks import storage_checks
+from rayhook.deploy.job_metrics import JobCollector, refusals_counted
 from rayhook.deploy.key_use import note_uses
 from rayhook.deploy.kms import await_kms, open_keyring
 from rayhook.deploy.metrics import build_router as metrics_router
@@ -58,7 +60,7 @@ from rayhook.fhir.errors import RayhookError
 from rayhook.fhir.transport import Transport
 from rayhook.inference.decode import Decoder
 from rayhook.inference.held_out import load_held_out
-from rayhook.inference.job_table import Authorization
+from rayhook.inference.job_table import Authorization, Priority
 from rayhook.inference.pipeline import Pipeline
 from rayhook.inference.queue import AnalysisQueue
 from rayhook.inference.registry import Manifest, ModelPackage, load_models, select_models
@@ -98,6 +100,7 @@ class Service:
     jwks: JWKSCache
     watching: Watching
     verifier: Verifier
+    erasures: ErasureUpkeep
     limits: SharedLimits
 
     @property
@@ -146,7 +149,9 @@ def create_app(settings: Settings, health: Health) -> FastAPI:
     def start(app: FastAPI, stack: ExitStack) -> None:
         await_kms(settings, health, stopping)
         service = stack.enter_context(build_service(settings, registry, installed=installed, running=running))
-        mount(app, service, collectors=(requests.registry, HealthCollector(health)))
+        jobs = JobCollector(service.database.reading)
+        refused = refusals_counted(requests.registry)
+        mount(app, service, refused=refused, collectors=(requests.registry, HealthCollector(health), jobs))
         stack.enter_context(_working(service))
         health.begin(service.checks)
         log.info("service_started", models=len(running), ehrs=len(registry))
@@ -212,6 +217,8 @@ def build_service(
         viewer_decoder = stack.enter_context(Decoder(children=settings.viewer_decoder_processes))
         audit = AuditLog(keyring, anchor=settings.anchor_path)
         trail = (database.sessions, database.reading, keyring, audit)
+        erasures = open_erasures(settings, database, keyring, audit)
+        erasures.begin()
         tokens = backend_tokens(transport, keyring, database.sessions, audit)
         outside = Outside(
             settings=settings,
@@ -255,13 +262,24 @@ def build_service(
             jwks=jwks,
             watching=Watching(*trail, thresholds),
             verifier=Verifier(*trail),
+            erasures=erasures,
             limits=stack.enter_context(shared_limits(settings, keyring)),
         )
 
 
-def mount(app: FastAPI, service: Service, *, collectors: Iterable[Collector] = ()) -> None:
-    """Add all routes, over the parts of `service`; `collectors` are counted beside the audit."""
+def mount(
+    app: FastAPI,
+    service: Service,
+    *,
+    collectors: Iterable[Collector] = (),
+    refused: Callable[[Priority], None] | None = None,
+) -> None:
+    """Add all routes, over the parts of `service`; `collectors` are counted beside the audit.
+
+    refused: is told the priority of each analysis that may not wait.
+    """
     settings = service.settings
+    intake = settings.intake if refused is None else replace(settings.intake, refused=refused)
     cds = CDSDependencies(
         registry=service.registry,
         jwks=service.jwks,
@@ -276,7 +294,7 @@ def mount(app: FastAPI, service: Service, *, collectors: Iterable[Collector] = (
         models=service.pipeline.analyser.identities,
         deliver_again=service.pipeline.deliver_again,
         public_base_url=settings.public_base_url,
-        intake=settings.intake,
+        intake=intake,
         wait_s=settings.hook_wait_s,
         rate_limit=RateLimit(service.limits.calls()),
     )
@@ -296,16 +314,20 @@ def mount(app: FastAPI, service: Service, *, collectors: Iterable[Collector] = (
         held_out=load_held_out(service.installed),
         report_changed=cds.results.forget_result,
         public_base_url=settings.public_base_url,
-        intake=settings.intake,
+        intake=intake,
         organization=settings.organization,
         watching=service.watching,
         verifier=service.verifier,
         retention=settings.retention_policy,
+        erasures=service.erasures.erasures,
+        erased=service.erasures.told,
+        forgetting=service.erasures.forgetting,
         version=version("rayhook"),
         settings=settings_view(settings),
         sign_in_limit=SignInLimit(service.limits.tries()),
         retrievals=Retrievals(settings.viewer_retrievals),
     )
+    service.erasures.forgetting.append(cds.results.clear)
     app.include_router(cds_router(cds))
     app.include_router(smart_router(smart))
     app.include_router(stow_router(_stow(service, smart)))
@@ -356,6 +378,7 @@ def _working(service: Service) -> Iterator[None]:
             watch,
             service.analysis.running(),
             service.arrivals.running(),
+            service.erasures.running(),
         ):
             yield
     finally:

@@ -126,6 +126,11 @@ class StorageSettings(BaseSettings):
         None,
         description="Anchor file of the audit checkpoints; `audit-anchor.jsonl` in `data_dir` by default.",
     )
+    erasure_list: Path | None = Field(
+        None,
+        description="List of the patients' keys that were destroyed, which a restored backup must not bring back; "
+        "`erased-keys.jsonl` in `data_dir` by default.",
+    )
     audit_s3_anchor: str | None = Field(
         None,
         pattern=S3_ADDRESS,
@@ -170,6 +175,10 @@ class StorageSettings(BaseSettings):
     @property
     def anchor_path(self) -> Path:
         return self.audit_anchor or self.data_dir / "audit-anchor.jsonl"
+
+    @property
+    def erasure_list_path(self) -> Path:
+        return self.erasure_list or self.data_dir / "erased-keys.jsonl"
 
     @property
     def keyring_path(self) -> Path:

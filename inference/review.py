@@ -7,6 +7,7 @@ from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from rayhook.auth.keys import Keyring
+from rayhook.auth.patient_keys import ERASED_PREFIX
 from rayhook.fhir.codes import DiagnosticReportStatus
 from rayhook.inference.answers import (
     AnswerAction,
@@ -150,7 +151,9 @@ def review_versions(session: Session, result_ids: Iterable[str]) -> Mapping[str,
     query = (
         select(result_id, newest)
         .outerjoin(ReportSignatureRow, col(ReportSignatureRow.result_id) == result_id)
-        .where(result_id.in_(list(result_ids)))
+        .where(
+            result_id.in_(list(result_ids)), col(AnalysisResult.patient_index).not_like(f"{ERASED_PREFIX}%")
+        )
         .group_by(result_id)
     )
     return dict(session.exec(query).all())

@@ -42,6 +42,7 @@ SENTENCES: Final[Mapping[AuditKind, str]] = {
     AuditKind.AUTH_ENCRYPTION_KEY_CHANGED: translatable(
         "%(who)s changed a key that stored values are sealed by"
     ),
+    AuditKind.AUTH_ERASURE_LISTED: translatable("%(who)s looked at the erasures of patients"),
     AuditKind.AUTH_ERASURE_REFUSED: translatable("%(who)s was refused the erasure of a patient"),
     AuditKind.AUTH_ERASURE_REQUESTED: translatable("%(who)s asked for the erasure of a patient"),
     AuditKind.AUTH_ERASURE_WITHDRAWN: translatable("%(who)s withdrew the erasure of a patient"),
@@ -198,6 +199,8 @@ def story(record: AuditRecord, ehr_name: str | None) -> list[str]:
         told.append(
             _("It concerned patient %(patient)s of %(ehr)s.", patient=record.patient_id, ehr=ehr_name or "?")
         )
+    if record.is_erased:
+        told.append(_("What it said of the patient was erased."))
     if record.entities:
         told.append(
             _("What was touched: %(entities)s.", entities=", ".join(map(entity_text, record.entities)))

@@ -16,6 +16,7 @@ from rayhook.auth.registry import EHRRegistry
 from rayhook.auth.tokens import JWKSCache
 from rayhook.fhir.transport import Transport
 from rayhook.inference.decode import Decoder
+from rayhook.inference.erasure import Done, Erasures
 from rayhook.inference.held_out import HeldOut
 from rayhook.inference.intake import Intake
 from rayhook.inference.queue import AnalysisQueue
@@ -39,6 +40,10 @@ def _ignore(_result_id: str) -> None:
     """Nobody keeps what was signed."""
 
 
+def _tell_nobody(_done: Done) -> None:
+    """Nobody keeps what was erased."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SMARTDependencies:
     """`public_base_url` is the origin that browsers and EHRs know us by, without a trailing slash.
@@ -50,6 +55,8 @@ class SMARTDependencies:
     held_out: evaluations by the SHA-256 of the weights that they are of.
     sign_off: brings signed reports to their EHR.
     retention: how long events are kept.
+    erasures: how patients are erased; `erased` is told of each, once it is committed.
+    forgetting: what to call after an erasure, of all that keeps what it has opened.
     settings: those of the process, as an administrator may see them.
     watching: looks for unusual access; verifier: verifies the log.  Pages make their own where there is none.
     report_changed: is told the id of a result whose report was signed, changed or withdrawn.
@@ -75,6 +82,9 @@ class SMARTDependencies:
     watching: Watching | None = None
     verifier: Verifier | None = None
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
+    erasures: Erasures | None = None
+    erased: Callable[[Done], None] = _tell_nobody
+    forgetting: list[Callable[[], None]] = field(default_factory=list)
     version: str = ""
     settings: tuple[SettingView, ...] = ()
     sign_in_limit: SignInLimit = field(default_factory=SignInLimit)
@@ -84,6 +94,12 @@ class SMARTDependencies:
     @property
     def reading_sessions(self) -> Sessions:
         return self.reading or self.sessions
+
+    @property
+    def patient_erasures(self) -> Erasures:
+        return self.erasures or Erasures(
+            keyring=self.keyring, audit=self.audit, retention=self.retention, clock=self.clock
+        )
 
     @property
     def observer(self) -> Observer:

@@ -83,6 +83,8 @@ class ImageAccess:
         self._uids = RecentlyUsed[str](max_size=_KEPT_STUDIES * 10, life_s=_KEPT_S)
         self._pixels = RecentlyUsed[FramePixels](max_size=_KEPT_BYTES, life_s=_KEPT_S)
         self._told = RecentlyUsed[bool](max_size=_KEPT_STUDIES, life_s=_AUDIT_WINDOW_S)
+        kept = (self._studies, self._series, self._uids, self._pixels, self._told)
+        deps.forgetting.extend(cache.clear for cache in kept)
 
     def study(self, viewer: Viewer, handle: str) -> StudyReference:
         """Raise NotFound, told to the audit, for another patient's study as for one that does not exist."""

@@ -68,6 +68,11 @@ class RecentlyUsed(Generic[_Value]):
             self.put(key, made, size=size(made))
             return made
 
+    def clear(self) -> None:
+        with self._lock:
+            self._kept.clear()
+            self._size = 0
+
     def _drop(self, key: Hashable) -> None:
         kept = self._kept.pop(key, None)
         if kept is not None:

@@ -64,6 +64,12 @@ LINKS: Final = (
         Permission.AUTH_ACCOUNT_MANAGE,
     ),
     StaffLink(
+        "/staff/erasures",
+        translatable("Erasure"),
+        translatable("Erase a patient for good: one person asks, another confirms."),
+        Permission.AUTH_PATIENT_ERASE,
+    ),
+    StaffLink(
         "/staff/roles",
         translatable("Roles"),
         translatable("What each role allows, and what each address asks for."),

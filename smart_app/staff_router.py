@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from rayhook.smart_app.audit_router import build_audit_routers
 from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.enrolment import build_enrolment_router
+from rayhook.smart_app.erasures import build_erasure_router
 from rayhook.smart_app.pages import Pages
 from rayhook.smart_app.sign_in import build_sign_in_router
 from rayhook.smart_app.sign_in_confirm import build_confirm_router
@@ -29,6 +30,7 @@ def build_staff_routers(deps: SMARTDependencies, pages: Pages, gate: StaffGate) 
     router.include_router(build_staff_router(own, gate))
     router.include_router(build_account_router(deps, own, gate))
     router.include_router(build_job_router(deps, own, gate))
+    router.include_router(build_erasure_router(deps, own, gate))
     router.include_router(build_settings_router(deps, own, gate))
     router.include_router(build_audit_routers(deps, own, gate))
     return router
