@@ -21,6 +21,7 @@ from rayhook.auth.registry import EHRRegistry
 from rayhook.deploy.database import Database
 from rayhook.deploy.health import Check
 from rayhook.deploy.health_checks import engine_check, redis_check, workers_check
+from rayhook.deploy.received_images import received_images
 from rayhook.deploy.redis import connect
 from rayhook.deploy.redis_doorbell import RedisDoorbell
 from rayhook.deploy.settings import Settings
@@ -154,6 +155,7 @@ def analysis_parts(
                 leases=leases,
                 queues=settings.worker_queues,
                 worker_id=worker.id,
+                received=received_images(settings, database, outside.keyring),
                 ended=queue.ended,
             ),
             leases=leases,
