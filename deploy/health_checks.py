@@ -18,6 +18,10 @@ from rayhook.inference.engine import Engine
 
 _FREE_BYTES: Final = 16 * 1024 * 1024
 _APPLICATION_ID: Final = 0x52415948  # "RAYH": SQLite's own place for whose file it is
+_MAY_INSERT: Final = (
+    "SELECT current_setting('transaction_read_only') = 'off' "
+    "AND has_table_privilege(current_user, 'audit_event', 'INSERT')"
+)
 _PROBE: Final = {"table": "health", "column": "probe", "row": "1"}
 
 
@@ -58,9 +62,8 @@ def audit_check(database: Database) -> Check:
                     connection.exec_driver_sql(f"PRAGMA application_id = {_APPLICATION_ID}")
                     may_insert = True
                 else:
+                    may_insert = bool(connection.exec_driver_sql(_MAY_INSERT).scalar())
                     connection.exec_driver_sql("SELECT pg_current_xact_id()")
-                    query = "SELECT has_table_privilege(current_user, 'audit_event', 'INSERT')"
-                    may_insert = bool(connection.exec_driver_sql(query).scalar())
                 session.commit()
             except SQLAlchemyError as error:
                 raise ServiceUnavailable(

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rayhook.deploy.health_checks import engine_check
 from rayhook.fhir.errors import EngineUnavailable, ModelIntegrityError
 from rayhook.inference.engine import Engine, LocalEngine, OnDemandEngine, export_all, export_litert
 from rayhook.inference.litert import _is_whole, golden_input
@@ -177,3 +178,17 @@ def test_an_export_that_fails_fails_them_all(flair, tmp_path):
     damaged = ModelPackage(tmp_path, flair.manifest)
     with pytest.raises(ModelIntegrityError):
         export_all([damaged], tmp_path)
+
+
+def test_asking_whether_it_is_well_brings_a_killed_engine_back(engine):
+    first = engine.pid
+    os.kill(first, signal.SIGKILL)
+    check = engine_check([engine])
+    deadline = time.monotonic() + TIMEOUT_S
+    while engine.ready:
+        assert time.monotonic() < deadline
+    assert not check.ask()
+    while not check.ask():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert engine.pid != first
