@@ -25,6 +25,7 @@ from rayhook.deploy.job_commands import app as jobs
 from rayhook.deploy.key_commands import app as keys
 from rayhook.deploy.labelled_images import Kind
 from rayhook.deploy.performance_command import performance
+from rayhook.deploy.subscription_commands import app as subscription
 from rayhook.fhir.errors import RayhookError
 from rayhook.inference.statement import EXPERIMENTAL, INVESTIGATIONAL_SHORT, probability_text
 from rayhook.inference.training.commands import app as train
@@ -52,6 +53,7 @@ app.add_typer(jobs, name="jobs")
 app.add_typer(keys, name="keys")
 app.add_typer(model, name="model")
 app.add_typer(registry, name="registry")
+app.add_typer(subscription, name="subscription")
 app.add_typer(train, name="train")
 app.command("crossval")(crossval)
 model.command("performance")(performance)
