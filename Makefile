@@ -74,7 +74,7 @@ translations: texts  ## bring the catalogues up to the texts in the code; new te
 
 peers:  ## install the real peers of the tests from Debian (as root)
 	apt-get update -qq
-	apt-get install -y -qq --no-install-recommends chromium orthanc orthanc-dicomweb postgresql
+	apt-get install -y -qq --no-install-recommends chromium orthanc orthanc-dicomweb postgresql redis-server
 
 audit-dependencies: setup  ## ask the public advisory service about every locked package
 	$(BIN)/pip-audit --disable-pip --require-hashes --requirement requirements.lock

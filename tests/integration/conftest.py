@@ -17,6 +17,7 @@ import pytest
 from rayhook.deploy.demo.catalogue import Catalogue
 from rayhook.inference.decode import Decoder
 from tests.conftest import absent
+from tests.faults.servers import Redis, free_port
 from tests.integration.hospital import catalogue_in
 from tests.integration.pipeline_parts import pipeline_over
 
@@ -33,6 +34,14 @@ def server(tmp_path_factory):
     server = pgserver.get_server(tmp_path_factory.mktemp("postgresql") / "data", cleanup_mode="delete")
     yield server
     server.cleanup()
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory):
+    """A real Redis without TLS, for one file; it may be stopped, started and flushed."""
+    server = Redis(tmp_path_factory.mktemp("redis"), free_port())
+    yield server
+    server.close()
 
 
 @dataclass(frozen=True)
