@@ -145,7 +145,10 @@ def load_review(
 
 
 def review_versions(session: Session, result_ids: Iterable[str]) -> Mapping[str, int]:
-    """Return the number of the newest act on each result's report, 0 where there is none; without results that are gone."""
+    """Return the number of the newest act on each result's report, 0 where there is none.
+
+    Results that are gone, or whose patient was erased, are left out.
+    """
     result_id = col(AnalysisResult.id)
     newest = func.coalesce(func.max(col(ReportSignatureRow.version)), 0)
     query = (
