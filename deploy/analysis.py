@@ -25,6 +25,7 @@ from rayhook.deploy.received_images import received_images
 from rayhook.deploy.redis import connect
 from rayhook.deploy.redis_doorbell import RedisDoorbell
 from rayhook.deploy.settings import Settings
+from rayhook.deploy.stage_metrics import StageMetrics
 from rayhook.fhir.errors import RayhookError
 from rayhook.fhir.transport import Transport
 from rayhook.inference.analysis import Analyser
@@ -70,6 +71,7 @@ class Analysis:
     leases: Leases
     worker: Worker
     redis: redis.Redis | None
+    stages: StageMetrics
 
     def living(self) -> int:
         """Return how many workers there are, this process among them if it is one."""
@@ -116,10 +118,19 @@ class Analysis:
 
 @contextmanager
 def analysis_parts(
-    outside: Outside, running: tuple[ModelPackage, ...], *, works_here: bool, decoder: Decoder | None = None
+    outside: Outside,
+    running: tuple[ModelPackage, ...],
+    *,
+    works_here: bool,
+    decoder: Decoder | None = None,
+    stages: StageMetrics | None = None,
 ) -> Iterator[Analysis]:
-    """Make the parts, and close them. `decoder`: one that may be shared where no images are decoded for analyses."""
+    """Make the parts, and close them.
+
+    decoder: one that may be shared where no images are decoded for analyses.  stages: who is told their times.
+    """
     settings, database = outside.settings, outside.database
+    stages = stages or StageMetrics()
     with ExitStack() as stack:
         engines = _engines(stack, settings, running) if works_here else {}
         if works_here or decoder is None:
@@ -157,10 +168,12 @@ def analysis_parts(
                 worker_id=worker.id,
                 received=received_images(settings, database, outside.keyring),
                 ended=queue.ended,
+                note_times=stages.note,
             ),
             leases=leases,
             worker=worker,
             redis=client,
+            stages=stages,
         )
 
 

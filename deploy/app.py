@@ -35,6 +35,7 @@ from rayhook.cds_hooks.dependencies import CDSDependencies
 from rayhook.cds_hooks.rate_limit import RateLimit
 from rayhook.cds_hooks.router import build_router as cds_router
 from rayhook.deploy.analysis import Analysis, Outside, analysis_checks, analysis_parts
+from rayhook.deploy.arrival_metrics import ArrivalCollector
 from rayhook.deploy.arrivals import Arrivals
 from rayhook.deploy.audit_forwarding import Forwarding, audit_origins
 from rayhook.deploy.audit_watch import load_thresholds, watching
@@ -151,7 +152,10 @@ def create_app(settings: Settings, health: Health) -> FastAPI:
         service = stack.enter_context(build_service(settings, registry, installed=installed, running=running))
         jobs = JobCollector(service.database.reading)
         refused = refusals_counted(requests.registry)
-        mount(app, service, refused=refused, collectors=(requests.registry, HealthCollector(health), jobs))
+        stages = service.analysis.stages.registry
+        arrivals = ArrivalCollector(service.database.reading, service.arrivals.received)
+        collectors = (requests.registry, stages, HealthCollector(health), jobs, arrivals)
+        mount(app, service, refused=refused, collectors=collectors)
         stack.enter_context(_working(service))
         health.begin(service.checks)
         log.info("service_started", models=len(running), ehrs=len(registry))

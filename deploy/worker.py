@@ -24,6 +24,7 @@ from rayhook.deploy.health_checks import storage_checks
 from rayhook.deploy.kms import await_kms, open_keyring
 from rayhook.deploy.production import require_secure
 from rayhook.deploy.settings import Settings
+from rayhook.deploy.stage_metrics import StageMetrics
 from rayhook.deploy.threads import in_threads
 from rayhook.deploy.worker_health import answering
 from rayhook.fhir.errors import RayhookError
@@ -47,13 +48,14 @@ def run_worker(settings: Settings) -> None:
     running = select_models(load_models(), settings.models)
     health = Health()
     stopping = threading.Event()
+    stages = StageMetrics()
     with (
         _told_to_stop(stopping, health, settings.shutdown_s),
-        answering(settings, health),
+        answering(settings, health, (stages.registry,)),
         ExitStack() as stack,
     ):
         await_kms(settings, health, stopping)
-        analysis = stack.enter_context(_parts(settings, registry, running))
+        analysis = stack.enter_context(_parts(settings, registry, running, stages))
         stack.enter_context(_working(analysis))
         health.begin((*_storage(analysis), *analysis_checks(analysis)))
         log.info("worker_started", queues=[queue.value for queue in settings.worker_queues])
@@ -64,7 +66,7 @@ def run_worker(settings: Settings) -> None:
 
 @contextmanager
 def _parts(
-    settings: Settings, registry: EHRRegistry, running: tuple[ModelPackage, ...]
+    settings: Settings, registry: EHRRegistry, running: tuple[ModelPackage, ...], stages: StageMetrics
 ) -> Iterator[Analysis]:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     keyring = open_keyring(settings)
@@ -88,7 +90,7 @@ def _parts(
             transport=transport,
             tokens=backend_tokens(transport, keyring, database.sessions, audit),
         )
-        yield stack.enter_context(analysis_parts(outside, running, works_here=True))
+        yield stack.enter_context(analysis_parts(outside, running, works_here=True, stages=stages))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from rayhook.inference.reading import Reader, Reading, ReadyImage
 from rayhook.inference.registry import Manifest, ModelPackage, identify
 from rayhook.inference.scope import route
 from rayhook.inference.series import Slice
+from rayhook.inference.stages import Stage, timed
 from rayhook.inference.study import (
     AnalysisStatus,
     DecodedInstance,
@@ -93,18 +95,19 @@ class Analyser:
         guard = IdentityGuard(expected_study_uid, patient_identifiers)
         others: list[InstanceResult] = []
         answered = self._answer_while_reading(self._read(files, guard, others))
-        return conclude(
-            [*others, *(one.result for one in answered)],
-            [one.slice for one in answered],
-            study_instance_uid=expected_study_uid,
-            elapsed_ms=_milliseconds_since(started),
-        )
+        with timed(Stage.EXPLAIN):
+            return conclude(
+                [*others, *(one.result for one in answered)],
+                [one.slice for one in answered],
+                study_instance_uid=expected_study_uid,
+                elapsed_ms=_milliseconds_since(started),
+            )
 
     def _answer_while_reading(self, images: Iterable[ReadyImage]) -> list[_Answered]:
         """Return the engine's answers; the engine works while the next images are fetched and decoded."""
         pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="predict")
         try:
-            answers = [pool.submit(self._answer, batch) for batch in _batches(images)]
+            answers = [pool.submit(copy_context().run, self._answer, batch) for batch in _batches(images)]
             return [one for answer in answers for one in answer.result()]
         finally:
             pool.shutdown(cancel_futures=True)
@@ -117,13 +120,15 @@ class Analyser:
             if is_own_result(data, self._limits):
                 continue
             started = time.perf_counter()
-            decoded = self._decode(data, started)
+            with timed(Stage.DECODE):
+                decoded = self._decode(data, started)
             if isinstance(decoded, InstanceResult):
                 others.append(decoded)
                 continue
             if not guard.admit(decoded):
                 continue
-            ready = self._prepare(decoded, started)
+            with timed(Stage.PREPROCESS):
+                ready = self._prepare(decoded, started)
             if isinstance(ready, InstanceResult):
                 others.append(ready)
             else:
@@ -173,7 +178,8 @@ class Analyser:
 
     def _run(self, images: Sequence[ReadyImage]) -> Iterator[_Answered]:
         started = time.perf_counter()
-        readings = self._reader.read(images[0].manifest, images)
+        with timed(Stage.FORWARD):
+            readings = self._reader.read(images[0].manifest, images)
         elapsed_ms = _milliseconds_since(started) / len(images)
         for ready, own in zip(images, readings, strict=True):
             identity = self._identity_by_id[ready.manifest.id]

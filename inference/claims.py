@@ -138,6 +138,7 @@ def _take(
     worker_id: str | None,
     now: float,
 ) -> ClaimedJob:
+    waited_s = max(0.0, now - max(job.updated_at, job.next_attempt_at or 0.0))
     job.state, job.attempts, job.fence = JobState.RUNNING.value, job.attempts + 1, job.fence + 1
     job.lease_until, job.updated_at = now + lease_s, now
     job.next_attempt_at, job.worker_id = None, worker_id
@@ -151,6 +152,7 @@ def _take(
         reference=open_reference(session, keyring, job),
         authorization=open_authorization(session, keyring, job),
         request_id=job.request_id,
+        waited_s=waited_s,
     )
 
 

@@ -155,7 +155,10 @@ class StoredJob:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
-    """A job in hand. `fence` rises with every claim: the highest one is the only one that counts."""
+    """A job in hand. `fence` rises with every claim: the highest one is the only one that counts.
+
+    waited_s: since it could be taken.
+    """
 
     id: str
     fence: int
@@ -164,6 +167,7 @@ class ClaimedJob:
     authorization: Authorization | None
     request_id: str
     retries: int = 0
+    waited_s: float = 0.0
 
 
 def open_row(job: AnalysisJob) -> JobRow:

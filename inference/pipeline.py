@@ -1,7 +1,7 @@
 """One job from claim to delivery: the one function that reads top to bottom."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -43,6 +43,7 @@ from rayhook.inference.report_courier import ReportCourier
 from rayhook.inference.results import DeliveryState, StoredResult
 from rayhook.inference.retrieval import Retrieval
 from rayhook.inference.reuse import Looked, Reuse
+from rayhook.inference.stages import Stage, timed, timed_each, timing
 from rayhook.inference.study import StudyResult
 
 _STORING_S = 180.0  # longer than a PACS is given for its answer, with the objects made before
@@ -51,6 +52,10 @@ log = structlog.get_logger()
 
 
 def _nobody_waits(_job_id: str) -> None:
+    pass
+
+
+def _nobody_counts(_seconds: Mapping[Stage, float]) -> None:
     pass
 
 
@@ -64,6 +69,7 @@ class Pipeline:
     backend: our own tokens, for EHRs that give us some.
     leases: prolongs those of the jobs in hand; without it, each step does.  queues: whose jobs are done here.
     received: images that were stored here.  ended: is told a job's id when its end is committed.
+    note_times: is told how long the stages of each attempt took.
     """
 
     registry: EHRRegistry
@@ -82,6 +88,7 @@ class Pipeline:
     worker_id: str | None = None
     received: ReceivedImages | None = None
     ended: Callable[[str], None] = _nobody_waits
+    note_times: Callable[[Mapping[Stage, float]], None] = _nobody_counts
 
     def run(self, job_id: str) -> None:
         """Do the job if it is free. Every end is recorded; after a crash the lease runs out and it is done again.
@@ -106,8 +113,10 @@ class Pipeline:
     def _do(self, claimed: ClaimedJob) -> None:
         correlation = request_id.set(claimed.request_id)
         try:
-            with self._docket.holding(claimed) as hold:
+            with self._docket.holding(claimed) as hold, timing() as times:
+                times.add(Stage.QUEUE, claimed.waited_s)
                 self._run(Attempt(claimed, self._living(claimed.authorization), hold))
+            self.note_times(times.seconds())
         finally:
             request_id.reset(correlation)
 
@@ -164,7 +173,7 @@ class Pipeline:
             self._retrieval.locate(attempt, ehr)
             if not self._reuse.take_turn(attempt):
                 return
-            files = partial(self._retrieval.files, attempt, ehr)
+            files = partial(timed_each, Stage.FETCH, partial(self._retrieval.files, attempt, ehr))
             looked = self._reuse.look(attempt, files, identifiers)
             if looked.result_id is not None:
                 self._end_reused(attempt, looked.result_id)
@@ -174,15 +183,16 @@ class Pipeline:
                     images, expected_study_uid=reference.study_instance_uid, patient_identifiers=identifiers
                 )
             attempt.hold.check()
-            manifest = self.analyser.manifest_of(result.model)
-            resources = build_resources(
-                reference,
-                result,
-                manifest,
-                organization=self.organization,
-                is_in_sr="sr" in ehr.dicom_results,
-            )
-            result_id = self._store(attempt, ehr, result, resources, looked)
+            with timed(Stage.WRITE):
+                manifest = self.analyser.manifest_of(result.model)
+                resources = build_resources(
+                    reference,
+                    result,
+                    manifest,
+                    organization=self.organization,
+                    is_in_sr="sr" in ehr.dicom_results,
+                )
+                result_id = self._store(attempt, ehr, result, resources, looked)
         except RayhookError as error:
             self._docket.end_without_result(attempt, error, may_go_on=partial(self._may_go_on, attempt))
             self.ended(attempt.claimed.id)
@@ -190,10 +200,11 @@ class Pipeline:
         if result_id is None:
             return
         self.ended(attempt.claimed.id)
-        delivery = self._reports.deliver(attempt, ehr, result_id, result, resources=resources)
-        self._objects().deliver(
-            ehr, reference, result_id, result, attempt.authorization, written=delivery.written
-        )
+        with timed(Stage.WRITE):
+            delivery = self._reports.deliver(attempt, ehr, result_id, result, resources=resources)
+            self._objects().deliver(
+                ehr, reference, result_id, result, attempt.authorization, written=delivery.written
+            )
 
     def store_signed(self, stored: StoredResult, authorization: Authorization | None) -> None:
         """Bring a signed report to the PACS as a verified one."""
