@@ -1,10 +1,11 @@
 """A patient is erased: nothing of the patient can be read any more, and everything else goes on."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import LargeBinary, select
+from sqlalchemy import select
 from sqlmodel import SQLModel
 
 from rayhook.audit.chain import verify
@@ -22,6 +23,7 @@ from rayhook.deploy.database import create_database
 from rayhook.deploy.erasure_list import ErasureList
 from rayhook.deploy.erasures import ErasureUpkeep
 from rayhook.deploy.sealed_columns import SEALED_COLUMNS
+from rayhook.fhir.codes import DiagnosticReportStatus
 from rayhook.fhir.errors import Conflict, Erased, InvalidRequest, NotFound, ServiceUnavailable
 from rayhook.inference import jobs
 from rayhook.inference.answers import AnswerAction, AnswerDraft, Person, load_answers, record_answer
@@ -31,8 +33,8 @@ from rayhook.inference.job_table import JobState
 from rayhook.inference.outbox import Errand, awaits_errand
 from rayhook.inference.report import build_resources
 from rayhook.inference.review import review_versions
-from rayhook.fhir.codes import DiagnosticReportStatus
 from rayhook.inference.signature import Act, SignAct, add_signature, load_signatures
+from tests import storage
 from tests.unit.inference.samples import analysed, manifest, reference
 
 CODE = "126952004"
@@ -70,16 +72,19 @@ class Place:
         self.database.close()
         self.owner.close()
 
-    def fill(self, patient_id: str, *, key: str | None = None, **changes: str):
+    def fill(self, patient_id: str, *, key: str | None = None):
         """Analyse, answer, sign and show: return the reference and the result's id."""
-        about = replace(reference(), patient_id=patient_id, **changes)
+        about = replace(reference(), patient_id=patient_id)
+        key = key or jobs.job_key(about, ())
         with self.database.sessions() as session:
-            row, _ = jobs.enqueue(session, self.keyring, about, None, key=key or patient_id, request_id="r")
+            row, _ = jobs.enqueue(session, self.keyring, about, None, key=key, request_id="r")
             claimed = jobs.claim(session, self.keyring, row.id, lease_s=60)
             resources = build_resources(about, analysed(), manifest(), organization="Site")
             result_id = jobs.complete(session, self.keyring, claimed, analysed(), resources)
             add_source(session, self.keyring, result_id, b"CANARY^PATIENT")
-            names = ObjectNames("1.2", f"1.2.{len(patient_id)}.9", "1.2.4", "1.2.5", "https://pacs.example/dw")
+            names = ObjectNames(
+                "1.2", f"1.2.{len(patient_id)}.9", "1.2.4", "1.2.5", "https://pacs.example/dw"
+            )
             begin(session, self.keyring, result_id, [("sr", names)], ehr_id=about.ehr_id)
             stored = jobs.load_result(session, self.keyring, result_id)
             draft = AnswerDraft(finding=CODE, action=AnswerAction.ACCEPTED, comment="CANARY-COMMENT")
@@ -209,22 +214,23 @@ def test_nothing_readable_is_on_the_disk(place, both):
     about, _ = place.fill("patient-canary-1")
     place.session_of(about.patient_id)
     place.erase("patient-canary-1", takes_audit=True)
-    if place.database.engine.dialect.name != "sqlite":
-        pytest.skip("the files of PostgreSQL are the server's")
-    files = [path for path in Path(place.database.engine.url.database).parent.iterdir() if path.is_file()]
-    assert files
-    assert [(path.name, canary) for path in files for canary in CANARIES if canary in path.read_bytes()] == []
+    content = both.content()
+    assert [canary for canary in CANARIES if canary in content] == []
 
 
-def test_the_wrapped_key_is_gone_from_the_files(place):
+def test_on_sqlite_the_wrapped_key_is_gone_from_the_files(tmp_path, migrated_sqlite, keyring_path):
+    """PostgreSQL writes a row anew, and keeps the old one until it is vacuumed, and in its archive."""
+    files = storage.sqlite(tmp_path / "storage", migrated_sqlite)
+    place = Place(files.url, files.owner_url, keyring_path, tmp_path)
     place.fill("anna")
     with place.database.reading() as session:
-        wrapped = session.execute(select(PATIENT_KEY.c.wrapped).where(PATIENT_KEY.c.scope == "clinical")).scalar()
+        wrapped = session.execute(
+            select(PATIENT_KEY.c.wrapped).where(PATIENT_KEY.c.scope == "clinical")
+        ).scalar()
+    assert wrapped in files.content()
     place.erase("anna")
-    if place.database.engine.dialect.name != "sqlite":
-        pytest.skip("PostgreSQL keeps the old row until it is vacuumed")
-    folder = Path(place.database.engine.url.database).parent
-    assert all(wrapped not in path.read_bytes() for path in folder.iterdir() if path.is_file())
+    assert wrapped not in files.content()
+    place.close()
 
 
 def test_the_log_verifies_and_is_searched(place):
@@ -446,7 +452,7 @@ def test_another_process_forgets_as_soon_as_it_looks(place, another):
 
 def test_another_process_seals_nothing_under_the_destroyed_key(place, another):
     place.fill("anna")
-    _, theirs = another.fill("anna", key="again")
+    another.fill("anna", key="again")
     done = place.erase("anna")
     _, result_id = another.fill("anna", key="once more")
     with place.database.reading() as session:
@@ -510,8 +516,6 @@ def ask(place: Place, patient_id: str) -> str:
 
 
 def hold(place: Place, patient_id: str) -> None:
-    from datetime import UTC, datetime
-
     retention = Retention(place.keyring, place.audit, RetentionPolicy(), agent=ANNA)
     subject = HoldSubject(ehr_id=reference().ehr_id, patient_id=patient_id)
     with place.database.sessions() as session:
