@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 import rfc8785
-from sqlalchemy import BigInteger, Column, LargeBinary, or_
+from sqlalchemy import BigInteger, Column, LargeBinary, func, or_
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, Session, SQLModel, col, select
 
@@ -122,6 +122,15 @@ def sources_of(session: Session, ehr_id: str, kind: SourceKind) -> list[ArrivalS
         ArrivalSourceRow.ehr_id == ehr_id, ArrivalSourceRow.kind == kind.value
     )
     return list(session.exec(query.order_by(col(ArrivalSourceRow.name))))
+
+
+def silent_s(session: Session, kind: SourceKind, *, now: float) -> float:
+    """Return the time since the longest silent source of a kind was heard, of those that are looked after."""
+    query = select(func.min(ArrivalSourceRow.heard_at)).where(
+        ArrivalSourceRow.kind == kind.value, col(ArrivalSourceRow.next_attempt_at).is_not(None)
+    )
+    heard_at = session.exec(query).one()
+    return 0.0 if heard_at is None else max(0.0, now - heard_at)
 
 
 @dataclass(frozen=True, slots=True)

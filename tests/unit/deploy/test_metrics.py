@@ -16,6 +16,7 @@ from rayhook.audit.unusual import Watching
 from rayhook.audit.verification import Verifier
 from rayhook.audit.watch import Thresholds
 from rayhook.auth.keys import Keyring
+from rayhook.deploy.arrival_metrics import ArrivalCollector
 from rayhook.deploy.database import create_database, migrate
 from rayhook.deploy.health import Check, Health
 from rayhook.deploy.job_metrics import JobCollector, refusals_counted
@@ -23,7 +24,12 @@ from rayhook.deploy.metrics import METRICS, build_router
 from rayhook.deploy.middleware import RequestContext
 from rayhook.deploy.problems import install_problem_handlers
 from rayhook.deploy.request_metrics import HealthCollector, RequestMetrics
+from rayhook.deploy.stage_metrics import StageMetrics
+from rayhook.inference.arrival import Arrival, ArrivalWay, announce
 from rayhook.inference.job_table import Priority
+from rayhook.inference.received import ReceivedImages
+from rayhook.inference.sealed_spool import SealedSpool
+from rayhook.inference.stages import Stage
 
 DOC = Path(__file__).resolve().parents[3] / "deploy" / "docs" / "metrics.md"
 CANARY = "canary-of-a-patient"
@@ -39,13 +45,27 @@ def parts(tmp_path):
     database.close()
 
 
+def arrivals(parts) -> ArrivalCollector:
+    sessions, reading, keyring, audit = parts
+    spool = SealedSpool(audit.anchor.parent / "received", keyring, 1 << 20)
+    return ArrivalCollector(reading, ReceivedImages(spool, sessions, keyring))
+
+
 def ask(parts, token_file=None, *, address="127.0.0.1", headers=None, before=0) -> httpx.Response:
     app, requests, health = FastAPI(), RequestMetrics(), Health()
     health.certificate_left_s = lambda: 3600.0
     health.begin([Check("database", lambda: True), Check("engine", lambda: False)])
     refused = refusals_counted(requests.registry)
     refused(Priority.ROUTINE)
-    others = (requests.registry, HealthCollector(health), JobCollector(parts[1]))
+    stages = StageMetrics()
+    stages.note({Stage.DECODE: 0.2})
+    others = (
+        requests.registry,
+        stages.registry,
+        HealthCollector(health),
+        JobCollector(parts[1]),
+        arrivals(parts),
+    )
     app.include_router(build_router(parts[1], token_file, others=others))
     app.get("/patients/{patient}")(lambda patient: patient)
     app.add_middleware(RequestContext, https=False, metrics=requests)
@@ -122,6 +142,17 @@ def test_the_parts_of_the_service_are_told(filled):
     found = values(ask(filled))
     assert (found["rayhook_health", "database"], found["rayhook_health", "engine"]) == (1.0, 0.0)
     assert found["rayhook_tls_certificate_left_seconds",] == 3600
+
+
+def test_what_arrived_is_counted_by_its_way_and_state(filled):
+    sessions, _, keyring, _ = filled
+    arrival = Arrival(ehr_id="ehr", way=ArrivalWay.STOW, study_instance_uid="1.2.3")
+    with sessions() as session:
+        announce(session, keyring, arrival, settle_s=0)
+        session.commit()
+    found = values(ask(filled))
+    counts = {way: found["rayhook_arrivals", "waiting", way] for way in ArrivalWay}
+    assert counts == {ArrivalWay.POLL: 0, ArrivalWay.STOW: 1, ArrivalWay.SUBSCRIPTION: 0}
 
 
 def test_nothing_of_a_patient_is_in_it(filled):
