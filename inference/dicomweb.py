@@ -225,4 +225,4 @@ def _collected(response: StreamedResponse, boundary: str) -> Iterator[bytes]:
                 raise UpstreamError("a part of the PACS's answer is not DICOM", code="not_dicom_multipart")
             yield part.data
     if not collector.ended:
-        raise UpstreamError("the PACS's answer is cut off", code="truncated_response")
+        raise UpstreamUnavailable("the PACS's answer is cut off", code="truncated_response")

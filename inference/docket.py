@@ -43,7 +43,8 @@ _PASSING: Final = (
 )
 # It is tried again without one.
 _SELF_HEALING: Final = (RateLimited, ServiceUnavailable, UpstreamTimeout, UpstreamUnavailable)
-_DELAYS_S: Final = (5.0, 15.0, 60.0, 300.0, 1200.0)
+# A day: longer than a PACS or an EHR is down for its maintenance, and nobody has to ask again.
+_DELAYS_S: Final = (2.0, 5.0, 15.0, 60.0, 300.0, 1200.0, *(3600.0,) * 23)
 _AFTER_A_DEATH_S: Final = (1.0, 6.0)
 _JITTER: Final = 0.2
 

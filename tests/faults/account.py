@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rayhook.deploy.demo.ledger import Act, Entry, Outcome
 
@@ -11,12 +11,13 @@ _PARTS = frozenset({"DiagnosticReport", "Observation", "Provenance"})
 
 @dataclass(frozen=True)
 class Account:
-    """`lost` and `doubled` name patients; `strange` are writes that nobody asked for or that were not conditional.
+    """`reported`, `lost` and `doubled` name patients; `strange` are writes that nobody asked for or that were not conditional.
 
     `repeated` counts the reports that were written again, and found there already.
     """
 
     asked: int
+    reported: frozenset[str]
     lost: tuple[str, ...]
     doubled: tuple[str, ...]
     strange: tuple[str, ...]
@@ -25,6 +26,14 @@ class Account:
     @property
     def is_settled(self) -> bool:
         return not (self.lost or self.doubled or self.strange)
+
+    def of(self, subjects: set[str]) -> "Account":
+        """Return the account with only the losses and doubles of these."""
+        return replace(
+            self,
+            lost=tuple(one for one in self.lost if one in subjects),
+            doubled=tuple(one for one in self.doubled if one in subjects),
+        )
 
 
 def settle(entries: Iterable[Entry]) -> Account:
@@ -54,9 +63,11 @@ def settle(entries: Iterable[Entry]) -> Account:
             else:
                 made[key][f"{entry.what} {entry.identifier}"] += 1
     strange += [f"{subject}: nobody asked" for subject in sorted(set(keys) - tried)]
+    reported = frozenset(one for one, own in keys.items() if _is_whole(own, made))
     return Account(
         asked=len(asked),
-        lost=tuple(sorted(one for one in asked if not _is_whole(keys[one], made))),
+        reported=reported,
+        lost=tuple(sorted(asked - reported)),
         doubled=tuple(sorted(one for one, own in keys.items() if _is_doubled(own, made))),
         strange=tuple(strange),
         repeated=repeated,

@@ -25,6 +25,7 @@ from tests.faults.servers import PostgreSQL, Redis, free_port
 
 _READY_S = 90.0
 _STOP_S = 20.0
+_JOBS = "SELECT state, error_code, max(attempts), max(retries), count(*) FROM analysis_job GROUP BY 1, 2"
 
 
 class Process:
@@ -146,10 +147,11 @@ class Cluster:
         return False
 
 
-def wait_for(is_so: Callable[[], bool], timeout_s: float, what: str) -> None:
+def wait_for(is_so: Callable[[], bool], timeout_s: float, what: str | Callable[[], str]) -> None:
     deadline = time.monotonic() + timeout_s
     while not is_so():
-        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s for {what}"
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout_s:.0f} s for {what if isinstance(what, str) else what()}")
         time.sleep(0.1)
 
 
@@ -157,7 +159,7 @@ def wait_for(is_so: Callable[[], bool], timeout_s: float, what: str) -> None:
 def running_cluster(folder: Path, *, studies: int, workers: int = 2) -> Iterator[Cluster]:
     """Start an API and workers over PostgreSQL and Redis, and stop all of it."""
     with ExitStack() as stack:
-        postgresql = PostgreSQL(folder / "postgresql")
+        postgresql = PostgreSQL()
         stack.callback(postgresql.close)
         redis = Redis(folder / "redis", free_port())
         stack.callback(redis.close)
@@ -236,12 +238,16 @@ def _answers(door: httpx.Client) -> bool:
     return False
 
 
-def describe(cluster: Cluster, *, seed: int) -> str:
-    """Return what a failure has to tell: the seed, what was done when, and how each process ended its log."""
+def describe(cluster: Cluster) -> str:
+    """Return what a failure has to tell: what was done when, how the jobs stand, and how each log ends."""
     begun = cluster.events[0][0] if cluster.events else 0.0
     done = [f"{at - begun:7.1f} s  {what}" for at, what in cluster.events]
+    jobs = []
+    if cluster.postgresql is not None:
+        with suppress(psycopg.Error):
+            jobs = [str(row) for row in cluster.query(_JOBS)]
     logs = [f"--- {one.name}\n{one.log()[-1500:]}" for one in (cluster.api, *cluster.workers)]
-    return "\n".join([f"seed {seed}", *done, *logs])
+    return "\n".join([*done, *jobs, *logs])
 
 
 def shuffled(things: list[str], seed: int) -> list[str]:

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 from enum import Enum
 
 _PIECE = 64 << 10
@@ -12,7 +13,7 @@ class Cut(Enum):
     """`answer_lost`: the server gets the whole request and does what it asks, and its answer never comes back.
 
     `half_closed`: a part of the answer comes, then the sending side is closed, and the connection stays open.
-    `silent`: a part of the answer comes, then nothing more.
+    `silent`: a part of the answer comes, then nothing more until the line is mended, and then the end.
     """
 
     ANSWER_LOST = "answer lost"
@@ -82,8 +83,9 @@ class Line:
                 near.shutdown(socket.SHUT_RDWR)
                 return
             near.sendall(piece[: max(0, self._after - sent)])
-            if cut is Cut.HALF_CLOSED:
-                near.shutdown(socket.SHUT_WR)
+            while cut is Cut.SILENT and self.cut is cut:
+                time.sleep(0.05)
+            near.shutdown(socket.SHUT_WR)
             return
         near.shutdown(socket.SHUT_WR)
 

