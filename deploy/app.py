@@ -47,6 +47,7 @@ from rayhook.deploy.health import Check, Health
 from rayhook.deploy.health import build_router as health_router
 from rayhook.deploy.health_checks import storage_checks
 from rayhook.deploy.job_metrics import JobCollector, refusals_counted
+from rayhook.deploy.key_metrics import KeyCollector
 from rayhook.deploy.key_use import note_uses
 from rayhook.deploy.kms import await_kms, open_keyring
 from rayhook.deploy.metrics import build_router as metrics_router
@@ -154,7 +155,8 @@ def create_app(settings: Settings, health: Health) -> FastAPI:
         refused = refusals_counted(requests.registry)
         stages = service.analysis.stages.registry
         arrivals = ArrivalCollector(service.database.reading, service.arrivals.received)
-        collectors = (requests.registry, stages, HealthCollector(health), jobs, arrivals)
+        keys = KeyCollector(service.database.reading, service.keyring)
+        collectors = (requests.registry, stages, HealthCollector(health), jobs, arrivals, keys)
         mount(app, service, refused=refused, collectors=collectors)
         stack.enter_context(_working(service))
         health.begin(service.checks)

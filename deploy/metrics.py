@@ -25,7 +25,7 @@ from rayhook.audit.models import AUDIT_EVENT
 from rayhook.audit.unusual import ReviewState, count_items
 from rayhook.audit.watch import Rule
 from rayhook.auth.database_types import Sessions
-from rayhook.deploy import job_metrics, request_metrics
+from rayhook.deploy import arrival_metrics, job_metrics, key_metrics, request_metrics, stage_metrics
 from rayhook.fhir.errors import Forbidden
 
 log = structlog.get_logger(__name__)
@@ -41,6 +41,9 @@ METRICS: Final = {
     "rayhook_audit_review_items": "What the rules for unusual access found, by rule and state.",
     **request_metrics.DOCUMENTED,
     **job_metrics.DOCUMENTED,
+    **stage_metrics.DOCUMENTED,
+    **arrival_metrics.DOCUMENTED,
+    **key_metrics.DOCUMENTED,
 }
 
 

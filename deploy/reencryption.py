@@ -21,6 +21,7 @@ from rayhook.auth.database_types import Sessions
 from rayhook.auth.encryption import PREFIX_BYTES, key_of, key_prefix
 from rayhook.auth.key_tables import KeyRotationRow
 from rayhook.auth.keys import Keyring
+from rayhook.deploy.key_use import note_uses
 from rayhook.deploy.sealed_columns import SEALED_COLUMNS, SealedColumn
 from rayhook.fhir.errors import RayhookError
 
@@ -149,6 +150,7 @@ class Reencryption:
         progress.rewritten, progress.refused = progress.rewritten + rewritten, progress.refused + refused
         progress.updated_at = self.clock()
         session.add(progress)
+        note_uses(session, self.keyring)
         return _Batch(len(rows), rewritten, refused)
 
     def _change(

@@ -21,6 +21,7 @@ from rayhook.deploy.backend_tokens import backend_tokens
 from rayhook.deploy.database import create_database, ensure_schema
 from rayhook.deploy.health import Health
 from rayhook.deploy.health_checks import storage_checks
+from rayhook.deploy.key_use import note_until
 from rayhook.deploy.kms import await_kms, open_keyring
 from rayhook.deploy.production import require_secure
 from rayhook.deploy.settings import Settings
@@ -98,8 +99,13 @@ def _working(analysis: Analysis) -> Iterator[None]:
     outside = analysis.outside
     alarm = DecryptionAlarm(outside.keyring, outside.database.sessions, outside.audit)
     _record(analysis, AuditKind.APPLICATION_STARTED)
-    delivering = in_threads({"late-deliveries": partial(_deliver_until, analysis.pipeline)})
-    with alarm.listening(), delivering, analysis.running():
+    beside = in_threads(
+        {
+            "key-uses": partial(note_until, outside.database.sessions, outside.keyring),
+            "late-deliveries": partial(_deliver_until, analysis.pipeline),
+        }
+    )
+    with alarm.listening(), beside, analysis.running():
         yield
     _record(analysis, AuditKind.APPLICATION_STOPPED)
 

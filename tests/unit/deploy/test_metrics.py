@@ -20,6 +20,7 @@ from rayhook.deploy.arrival_metrics import ArrivalCollector
 from rayhook.deploy.database import create_database, migrate
 from rayhook.deploy.health import Check, Health
 from rayhook.deploy.job_metrics import JobCollector, refusals_counted
+from rayhook.deploy.key_metrics import KeyCollector
 from rayhook.deploy.metrics import METRICS, build_router
 from rayhook.deploy.middleware import RequestContext
 from rayhook.deploy.problems import install_problem_handlers
@@ -65,6 +66,7 @@ def ask(parts, token_file=None, *, address="127.0.0.1", headers=None, before=0) 
         HealthCollector(health),
         JobCollector(parts[1]),
         arrivals(parts),
+        KeyCollector(parts[1], parts[2]),
     )
     app.include_router(build_router(parts[1], token_file, others=others))
     app.get("/patients/{patient}")(lambda patient: patient)
