@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 
+import structlog
 from sqlmodel import Session
 
 from rayhook.audit.events import AuditKind, Outcome
@@ -16,7 +17,7 @@ from rayhook.cds_hooks.dependencies import CDSDependencies
 from rayhook.cds_hooks.models import FHIRAuthorization
 from rayhook.cds_hooks.results import FinishedJob
 from rayhook.fhir.correlation import request_id
-from rayhook.fhir.errors import QueueFull
+from rayhook.fhir.errors import QueueFull, RayhookError
 from rayhook.fhir.r4 import ImagingStudySummary
 from rayhook.inference.delivery import awaits_delivery
 from rayhook.inference.dicom_table import awaits_objects
@@ -42,6 +43,8 @@ from rayhook.inference.report import may_write
 from rayhook.inference.results import load_result
 from rayhook.inference.review import load_review, review_versions, reviewed_result
 from rayhook.inference.study import StudyReference
+
+log = structlog.get_logger()
 
 NO_STUDY_UID = "no_study_instance_uid"
 NO_ENDPOINT = "no_dicomweb_endpoint"
@@ -140,6 +143,27 @@ def start(
         if is_new and job.row is not None:
             dependencies.queue.send(job.row.id)
     return tuple(job for job, _ in begun)
+
+
+def start_beside(
+    dependencies: CDSDependencies,
+    jobs: Sequence[StudyJob],
+    sources: Mapping[str, ImageSource],
+    *,
+    ehr: EHR,
+    authorization: FHIRAuthorization | None,
+    priority: Priority,
+) -> None:
+    """Queue jobs that nobody waits for, beside the answer: what they find is there when the order is read."""
+
+    def begin() -> None:
+        try:
+            start(dependencies, jobs, sources, ehr=ehr, authorization=authorization, priority=priority)
+        except RayhookError as error:
+            log.warning("earlier_studies_not_queued", code=error.code)
+
+    if jobs:
+        dependencies.pool.submit(copy_context().run, begin)
 
 
 def _begin(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rayhook.cds_hooks.advice_cards import AdviceWriter
-from rayhook.cds_hooks.analysis import answers, deliver_late, finished, look_up, start
+from rayhook.cds_hooks.analysis import answers, deliver_late, finished, look_up, start, start_beside
 from rayhook.cds_hooks.answers import StudyAnswer, Topic
 from rayhook.cds_hooks.cards import CardWriter
 from rayhook.cds_hooks.contexts import ImagingResultContext
@@ -21,13 +21,13 @@ from rayhook.cds_hooks.orders import ImagingOrder
 from rayhook.cds_hooks.prefetch import Prefetched, gather
 from rayhook.cds_hooks.rules import Advice, Duplicate, History, Misfit, advice_on, follow_ups, moment
 from rayhook.cds_hooks.services import Service
-from rayhook.cds_hooks.studies import MAX_STUDIES, image_sources, studies_with_images
+from rayhook.cds_hooks.studies import MAX_STUDIES, image_sources, known_sources, studies_with_images
 from rayhook.cds_hooks.trust import Attempt, authenticate, check_prefetched_patient, refusals_audited
 from rayhook.fhir.r4 import ImagingStudySummary
 from rayhook.inference.job_table import Priority
 
 _FINISHED = frozenset({Topic.FINDING, Topic.NO_FINDING, Topic.NOTHING_TO_RATE, Topic.WITHDRAWN})
-# How far back an order looks for results that are there already; no analysis is begun for these.
+# How far back an order looks for results; what is not analysed yet is queued, and not waited for.
 _MAX_LOOKED_AT = 10
 
 
@@ -79,7 +79,7 @@ def _cards(
         history = History(studies=studies, answers=found, now=now)
         cards = list(_patient_cards(writer, call, history))
     else:
-        older = _finished_before(dependencies, call, studies, chosen)
+        older = _earlier(dependencies, call, prefetched, orders, others=_others(studies, chosen))
         history = History(studies=studies, answers=(*found, *older), now=now)
         advised = advice_on(orders, history)
         cards = [_advised(AdviceWriter(writer=writer, context=call.context, now=now), one) for one in advised]
@@ -120,19 +120,31 @@ def _study_answers(
     return found
 
 
-def _finished_before(
+def _others(
+    studies: Sequence[ImagingStudySummary], chosen: Sequence[ImagingStudySummary]
+) -> list[ImagingStudySummary]:
+    return [study for study in studies[:_MAX_LOOKED_AT] if study not in chosen]
+
+
+def _earlier(
     dependencies: CDSDependencies,
     call: Call,
-    studies: Sequence[ImagingStudySummary],
-    chosen: Sequence[ImagingStudySummary],
+    prefetched: Prefetched,
+    orders: Iterable[ImagingOrder],
+    *,
+    others: Sequence[ImagingStudySummary],
 ) -> tuple[StudyAnswer, ...]:
-    others = [study for study in studies[:_MAX_LOOKED_AT] if study not in chosen]
-    jobs = look_up(
+    """Return what is known of earlier studies; those of which nothing is are analysed before the order is carried out."""
+    ehr = call.principal.ehr
+    jobs = look_up(dependencies, others, ehr=ehr, base_url=call.base_url, patient_id=call.context.patient_id)
+    to_begin = [job for job in jobs if job.is_to_begin]
+    start_beside(
         dependencies,
-        others,
-        ehr=call.principal.ehr,
-        base_url=call.base_url,
-        patient_id=call.context.patient_id,
+        to_begin,
+        known_sources([job.study for job in to_begin], prefetched, base_url=call.base_url),
+        ehr=ehr,
+        authorization=call.request.fhir_authorization,
+        priority=min((order.priority for order in orders), key=lambda p: p.rank, default=Priority.ROUTINE),
     )
     return finished(dependencies, jobs)
 

@@ -68,6 +68,17 @@ def image_sources(
     return {study.id: _source(study, wanted.get(study.id, ()), known, late) for study in studies}
 
 
+def known_sources(
+    studies: Sequence[ImagingStudySummary], prefetched: Prefetched, *, base_url: str
+) -> dict[str, ImageSource]:
+    """Return by study id where its images are, nothing being read for it: the analysis does that later."""
+    known = image_sources(studies, prefetched, None, base_url=base_url)
+    named = {study.id: endpoint_ids(study, base_url) for study in studies}
+    return {
+        id_: source or (LateEndpoints(named[id_]) if named[id_] else None) for id_, source in known.items()
+    }
+
+
 def _source(
     study: ImagingStudySummary, ids: Sequence[str], known: Mapping[str, JSONObject], late: Container[str]
 ) -> ImageSource:
