@@ -1,6 +1,7 @@
 """The `rayhook` command. Each command imports what it needs, so that `--help` answers at once."""
 
 import json
+import resource
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,11 +20,13 @@ from rich.table import Column, Table
 
 from rayhook.deploy.account_commands import app as account
 from rayhook.deploy.audit_commands import app as audit
+from rayhook.deploy.bench_commands import app as bench
 from rayhook.deploy.conformance.command import app as conformance
 from rayhook.deploy.database_commands import app as database
 from rayhook.deploy.job_commands import app as jobs
 from rayhook.deploy.key_commands import app as keys
 from rayhook.deploy.labelled_images import Kind
+from rayhook.deploy.patient_commands import app as patient
 from rayhook.deploy.performance_command import performance
 from rayhook.deploy.subscription_commands import app as subscription
 from rayhook.fhir.errors import RayhookError
@@ -47,11 +50,13 @@ model = typer.Typer(no_args_is_help=True, help="List, verify and prepare the bun
 registry = typer.Typer(no_args_is_help=True, help="Check the file that registers the EHRs.")
 app.add_typer(account, name="account")
 app.add_typer(audit, name="audit")
+app.add_typer(bench, name="bench")
 app.add_typer(conformance, name="conformance")
 app.add_typer(database, name="database")
 app.add_typer(jobs, name="jobs")
 app.add_typer(keys, name="keys")
 app.add_typer(model, name="model")
+app.add_typer(patient, name="patient")
 app.add_typer(registry, name="registry")
 app.add_typer(subscription, name="subscription")
 app.add_typer(train, name="train")
@@ -78,6 +83,8 @@ err = Console(stderr=True)
 
 def main() -> None:
     """Run the command; a known error ends it with one line and status 2, without a stack trace."""
+    # A core file would hold what is in memory, of this process and its children: names, images, keys.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         app()
     except RayhookError as error:
