@@ -158,10 +158,16 @@ def _line(record: AuditRecord, done: Disclosed) -> Line:
         at=record.recorded_at,
         who=record.agent or "not known",
         by=record.client_id or record.context.get("peer") or record.ehr_id or "",
-        what=", ".join(record.entities) or f"Patient/{record.patient_id}",
+        what=_what(record),
         done=done,
         purpose=record.context.get("purpose") or "TREAT",
     )
+
+
+def _what(record: AuditRecord) -> str:
+    if record.is_erased:
+        return "what it was is erased"
+    return ", ".join(record.entities) or f"Patient/{record.patient_id}"
 
 
 def _note(left_out: int) -> str:

@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, RowMapping, Select, func, or_, select, true, tuple_
 from sqlmodel import Session
@@ -15,6 +16,9 @@ from rayhook.audit.record import audit_index
 from rayhook.auth.keys import Keyring
 from rayhook.auth.patient_keys import unseal
 from rayhook.fhir.errors import Erased, InvalidRequest, NotFound, RayhookError
+
+# What is told in the place of an erased event's detail, wherever it is shown or exported.
+ERASED: Final = MappingProxyType({"erased": "yes"})
 
 _BATCH = 500
 _EVENT = AUDIT_EVENT.c
@@ -251,6 +255,10 @@ def opened(session: Session, keyring: Keyring, row: RowMapping, *, is_lenient: b
                 return None
             raise
 
+    patient_id, entities = read("patient_sealed"), json.loads(read("entities_sealed") or "[]")
+    detail, context = (json.loads(read(column) or "{}") for column in ("detail_sealed", "context_sealed"))
+    if erased:
+        detail = ERASED
     return AuditRecord(
         seq=row["seq"],
         recorded_at=datetime.fromisoformat(row["recorded_at"]),
@@ -259,11 +267,11 @@ def opened(session: Session, keyring: Keyring, row: RowMapping, *, is_lenient: b
         ehr_id=row["ehr_id"],
         request_id=row["request_id"],
         agent=read("agent_sealed"),
-        patient_id=read("patient_sealed"),
-        entities=tuple(json.loads(read("entities_sealed") or "[]")),
-        detail=json.loads(read("detail_sealed") or "{}"),
+        patient_id=patient_id,
+        entities=tuple(entities),
+        detail=detail,
         client_id=row["client_id"],
-        context=json.loads(read("context_sealed") or "{}"),
+        context=context,
         hash=row["hash"],
         is_erased=bool(erased),
     )

@@ -23,6 +23,8 @@ from rayhook.auth.keys import Keyring
 from rayhook.fhir.errors import Erased, RayhookError
 
 ERASED_PREFIX: Final = "erased:"
+# In the place of a value whose key is about to be destroyed: who still has the key finds nothing but this.
+NOTHING: Final = b"\x00rayhook.erased"
 
 _MEMO: Final = "rayhook.data_keys"
 _LIVE: Final = text("retired_at IS NULL")
@@ -139,13 +141,16 @@ def unseal(session: Session, keyring: Keyring, sealed: bytes, *, table: str, col
         key = _opening_key(session, keyring, id_)
         if key is None:
             raise refused(table, column)
-        return key.open(sealed, table=table, column=column, row=row)
+        plaintext = key.open(sealed, table=table, column=column, row=row)
     except Erased:
         raise
     except RayhookError:
         if keyring.told_of_refusals is not None:
             keyring.told_of_refusals(table, column, row)
         raise
+    if plaintext == NOTHING:
+        raise Erased
+    return plaintext
 
 
 def sealing_keys(session: Session, keyring: Keyring, subjects: Sequence[Subject]) -> list[DataKey]:

@@ -9,7 +9,7 @@ from sqlmodel import Session, SQLModel, col
 
 from rayhook.auth.data_key import DataKey
 from rayhook.auth.keys import Keyring
-from rayhook.auth.patient_keys import ERASED_PREFIX
+from rayhook.auth.patient_keys import ERASED_PREFIX, NOTHING
 from rayhook.auth.sessions import close_sessions_of
 from rayhook.fhir.errors import Erased
 from rayhook.inference.answers import FindingAnswerRow
@@ -40,7 +40,7 @@ class ErasedPatient:
 
     def nothing(self, table: str, column: str, row: str) -> bytes:
         """Return a sealed value without content: it takes the place of what older releases sealed otherwise."""
-        return self.key.seal(b"", table=table, column=column, row=row)
+        return self.key.seal(NOTHING, table=table, column=column, row=row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,12 @@ def _end_jobs(session: Session, erased: ErasedPatient) -> int:
     )
     session.execute(
         mine.values(
-            key=ERASED_PREFIX + job.id, study_index=erased.mark, authorization=None, error_message=None
+            key=ERASED_PREFIX + job.id,
+            study_index=erased.mark,
+            authorization=None,
+            error_message=None,
+            retryable=False,
+            next_attempt_at=None,
         )
     )
     for some in _batches(ids):

@@ -117,7 +117,7 @@ class Erasures:
         if not reason.strip():
             raise InvalidRequest(_NEEDS_REASON, code="reason_missing", expression="reason")
         self._require_free(session, patient, agent)
-        if any(one.patient_id == patient.patient_id for one in self._waiting(session, patient.ehr_id)):
+        if self.waiting_for(session, patient) is not None:
             raise Conflict(_UNDER_WAY, code="erasure_waits")
         id_ = uuid.uuid4().hex
         row = PatientErasureRow(
@@ -167,6 +167,13 @@ class Erasures:
         kind = AuditKind.AUTH_PATIENT_KEY_DESTROYED
         self._record(session, AuditEntry(kind, agent=agent, detail=detail, names_patient=False), patient)
         return Done(tuple(key_ids), count)
+
+    def waiting_for(self, session: Session, patient: ErasurePatient) -> Erasure | None:
+        query = select(PatientErasureRow).where(
+            PatientErasureRow.ehr_id == patient.ehr_id, PatientErasureRow.state == ErasureState.ASKED.value
+        )
+        found = (self._listed(session, row) for row in session.exec(query))
+        return next((one for one in found if one.patient_id == patient.patient_id), None)
 
     def patient_of(self, session: Session, id_: str) -> ErasurePatient:
         """Return whom a waiting erasure is of; raises as `withdraw` does."""
@@ -227,12 +234,6 @@ class Erasures:
         kind, outcome = AuditKind.AUTH_ERASURE_REFUSED, Outcome.SERIOUS_FAILURE
         self._record(session, AuditEntry(kind, outcome, agent=agent, detail=detail), patient)
         session.commit()
-
-    def _waiting(self, session: Session, ehr_id: str) -> list[Erasure]:
-        query = select(PatientErasureRow).where(
-            PatientErasureRow.ehr_id == ehr_id, PatientErasureRow.state == ErasureState.ASKED.value
-        )
-        return [self._listed(session, row) for row in session.exec(query)]
 
     def _waiting_row(self, session: Session, id_: str) -> PatientErasureRow:
         query = select(PatientErasureRow).where(PatientErasureRow.id == id_).with_for_update()

@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import and_, func
 from sqlmodel import Session, col, select
 
+from rayhook.auth.patient_keys import ERASED_PREFIX
 from rayhook.fhir.errors import Conflict, NotFound
 from rayhook.inference.job_table import AnalysisJob, JobState, Priority, WorkerQueue
 
@@ -139,7 +140,9 @@ def _requeued(session: Session, job: AnalysisJob, now: float) -> EndedJob:
 
 
 def _may_retry(job: AnalysisJob) -> bool:
-    """What was refused stays refused."""
+    """What was refused stays refused, and of who was erased there is nothing to analyse."""
+    if job.patient_index.startswith(ERASED_PREFIX):
+        return False
     return job.state in _BY_NAME or (job.state == JobState.FAILED and job.retryable)
 
 

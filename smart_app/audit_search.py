@@ -64,7 +64,7 @@ def event_row(record: AuditRecord) -> EventRow:
         seq=record.seq,
         at=moment_text(record.recorded_at),
         what=sentence(record),
-        patient=record.patient_id or "",
+        patient=_("erased") if record.is_erased else record.patient_id or "",
         touched=entities_text(record.entities, _MOST_TOUCHED),
         outcome=_(OUTCOMES[record.outcome]),
         is_success=record.outcome is Outcome.SUCCESS,

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from rayhook.fhir.errors import (
     Conflict,
+    Erased,
     Forbidden,
     NotFound,
     RayhookError,
@@ -63,6 +64,13 @@ _NO_ROLE = (
     translatable("Your role does not allow this"),
     (translatable("Roles come from your EHR. Its administrators can tell you who may do this."),),
 )
+_ERASED = (
+    translatable("This was erased"),
+    (
+        translatable("The patient's data were erased here for good, and nobody can read them any more."),
+        translatable("What the EHR and the image archive have is as it was. A study can be analysed anew."),
+    ),
+)
 _NOT_FOUND = (
     translatable("There is nothing here"),
     (
@@ -113,6 +121,7 @@ _KINDS = (
     _Kind(Conflict, _CHANGED, again=True),
     _Kind(Forbidden, _NOT_PERMITTED, _PERMISSION_CODES),
     _Kind(Forbidden, _NO_ROLE, frozenset({"role_insufficient"})),
+    _Kind(Erased, _ERASED),
     _Kind(NotFound, _NOT_FOUND),
     _Kind(UpstreamUnavailable, _SILENT, tone="failed", again=True),
     _Kind(UpstreamTimeout, _SILENT, tone="failed", again=True),

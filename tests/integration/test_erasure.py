@@ -257,7 +257,7 @@ def test_with_the_log_only_who_acted_stays(place):
         "Practitioner/anna",
         None,
         (),
-        {},
+        {"erased": "yes"},
         True,
     )
 
