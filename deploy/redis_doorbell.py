@@ -39,7 +39,7 @@ class RedisDoorbell:
 
     def __init__(self, client: redis.Redis, keyring: Keyring, *, namespace: str = "rayhook") -> None:
         self._keyring = keyring
-        self._broker = _StrictBroker(
+        self._broker = _StrictBroker(  # type: ignore[no-untyped-call]
             client=client,
             namespace=namespace,
             middleware=[],
@@ -85,7 +85,8 @@ class RedisDoorbell:
         def hear(*arguments: object, **others: object) -> None:
             self._hear(queue_, arguments, others)
 
-        return dramatiq.actor(hear, broker=self._broker, queue_name=queue_.value, actor_name=queue_.value)
+        named = dramatiq.actor(broker=self._broker, queue_name=queue_.value, actor_name=queue_.value)
+        return named(hear)
 
     def _hear(self, queue_: WorkerQueue, arguments: tuple[object, ...], others: dict[str, object]) -> None:
         """Answer to what one of us rang for; anything else is dropped."""
@@ -116,12 +117,12 @@ class RedisDoorbell:
                 is_away = False
 
 
-class _StrictConsumer(_RedisConsumer):  # type: ignore[misc]  # Dramatiq's consumer is not typed
+class _StrictConsumer(_RedisConsumer):
     """Drops what is no message at all, instead of starting over."""
 
     def __next__(self) -> MessageProxy | None:
         try:
-            message: MessageProxy | None = super().__next__()
+            message: MessageProxy | None = super().__next__()  # type: ignore[no-untyped-call]
         except _MALFORMED as error:
             if isinstance(error, BrokerConnectionError):
                 raise
@@ -130,7 +131,7 @@ class _StrictConsumer(_RedisConsumer):  # type: ignore[misc]  # Dramatiq's consu
         return message
 
 
-class _StrictBroker(RedisBroker):  # type: ignore[misc]
+class _StrictBroker(RedisBroker):
     @property
     def consumer_class(self) -> type[_StrictConsumer]:
         return _StrictConsumer

@@ -19,7 +19,7 @@ from rayhook.deploy.analysis import Analysis, Outside, analysis_checks, analysis
 from rayhook.deploy.audit_forwarding import audit_origins
 from rayhook.deploy.backend_tokens import backend_tokens
 from rayhook.deploy.database import create_database, ensure_schema
-from rayhook.deploy.health import Health
+from rayhook.deploy.health import Check, Health
 from rayhook.deploy.health_checks import storage_checks
 from rayhook.deploy.key_use import note_until
 from rayhook.deploy.kms import await_kms, open_keyring
@@ -127,7 +127,7 @@ def _record(analysis: Analysis, kind: AuditKind) -> None:
         session.commit()
 
 
-def _storage(analysis: Analysis) -> tuple:
+def _storage(analysis: Analysis) -> tuple[Check, ...]:
     outside = analysis.outside
     return tuple(
         storage_checks(

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypedDict
 
 import structlog
 from sqlmodel import Session
@@ -51,12 +51,15 @@ _JITTER: Final = 0.2
 log = structlog.get_logger()
 
 
+class _Told(TypedDict):
+    code: str
+    message: str
+    clock: Callable[[], float]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Docket:
-    """queues: those that this process serves.  leases: prolongs those of the jobs in hand; without it, each step does.
-
-    may_go_on: says whether an attempt could still be authorised at a time to come.
-    """
+    """queues: those that this process serves.  leases: prolongs those of the jobs in hand; without it, each step does."""
 
     sessions: Sessions
     keyring: Keyring
@@ -122,7 +125,10 @@ class Docket:
     def end_without_result(
         self, attempt: Attempt, error: RayhookError, *, may_go_on: Callable[[float], bool]
     ) -> None:
-        """End the job as refused or failed, which erases the token, or put it off; audit what was accessed before."""
+        """End the job as refused or failed, which erases the token, or put it off; audit what was accessed before.
+
+        may_go_on: says whether the EHR would still let us read at a time to come.
+        """
         with self.sessions() as session:
             for entry in interrupted_access(attempt, error):
                 self.audit.record(session, entry)
@@ -148,7 +154,7 @@ class Docket:
         may_go_on: Callable[[float], bool],
     ) -> JobState | None:
         """Return the state that the job came to; None where it is not ours to end."""
-        told = {"code": error.code, "message": error.message, "clock": self.clock}
+        told: _Told = {"code": error.code, "message": error.message, "clock": self.clock}
         if isinstance(error, Unprocessable):
             return JobState.REFUSED if jobs.refuse(session, claimed, **told) else None
         now = self.clock()
