@@ -106,13 +106,40 @@ def _own(dataset: Path, work_dir: Path) -> Iterator[DemoStudy]:
     return iter(studies[:_MAX_PATIENTS])
 
 
+def many_heads(work_dir: Path, count: int, *, images: int, first: int = 0) -> Catalogue:
+    """Return `count` small studies, each of another patient, for whoever needs much to do.
+
+    The pixels are the same in all of them, what names them is not.  images: of each study, from the head's middle.
+    first: number of the first study, to make more of them later.
+    """
+    pixels: list[NDArray[Any]] = []
+
+    def slices() -> NDArray[Any]:
+        if not pixels:
+            middle = (FLAIR_SLICES - images) // 2
+            pixels.append(head_flair(_HEAD_SEED, lesion=True)[middle : middle + images])
+        return pixels[0]
+
+    return Catalogue(
+        tuple(
+            _phantom_study(
+                _flair_phantom(f"bench-{number}", _STARTED + timedelta(minutes=number)),
+                slices,
+                work_dir,
+                count=images,
+            )
+            for number in range(first, first + count)
+        )
+    )
+
+
 def _phantoms(folder: Path) -> Iterator[DemoStudy]:
     for number, (kind, lesion) in enumerate((("lesion", True), ("plain", False))):
         # The lesion's phantom and its plain twin share a seed: they differ by the lesion alone.
         slices = partial(head_flair, _HEAD_SEED, lesion=lesion)
         yield _phantom_study(_flair_phantom(kind, _STARTED + timedelta(hours=number)), slices, folder)
     series = _ct_phantom(_STARTED + timedelta(hours=2))
-    yield _phantom_study(series, lambda: chest_ct(_CHEST_SEED) - HU_INTERCEPT, folder)
+    yield _phantom_study(series, lambda: chest_ct(_CHEST_SEED) - HU_INTERCEPT, folder, count=CT_SLICES)
     # One patient with two studies a year apart: what was there before stands beside what is there now.
     for kind, started, lesion in (
         ("before", _STARTED - timedelta(days=364), False),
@@ -124,9 +151,10 @@ def _phantoms(folder: Path) -> Iterator[DemoStudy]:
         )
 
 
-def _phantom_study(series: Series, slices: Callable[[], NDArray[Any]], folder: Path) -> DemoStudy:
-    """Return the study; `slices` is only called where a file is missing."""
-    count = CT_SLICES if series.image_object.modality == "CT" else FLAIR_SLICES
+def _phantom_study(
+    series: Series, slices: Callable[[], NDArray[Any]], folder: Path, *, count: int = FLAIR_SLICES
+) -> DemoStudy:
+    """Return the study of `count` images; `slices` is only called where a file is missing."""
     paths = [folder / series.study / series.name / f"{number:03d}.dcm" for number in range(1, count + 1)]
     if not all(path.exists() for path in paths):
         for number, (path, pixels) in enumerate(zip(paths, slices(), strict=True), start=1):
