@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import structlog
 from sqlalchemy import LargeBinary, bindparam, case, func, literal, select, update
+from sqlalchemy.exc import ProgrammingError
 from sqlmodel import Session
 
 from rayhook.audit.events import AuditKind, Outcome
@@ -23,12 +24,13 @@ from rayhook.auth.key_tables import KeyRotationRow
 from rayhook.auth.keys import Keyring
 from rayhook.deploy.key_use import note_uses
 from rayhook.deploy.sealed_columns import SEALED_COLUMNS, SealedColumn
-from rayhook.fhir.errors import RayhookError
+from rayhook.fhir.errors import Forbidden, RayhookError, ServiceUnavailable
 
 BATCH: Final = 500
 ROWS_PER_S: Final = 2000.0
 
 _MOST_PASSES: Final = 5
+_PAUSES_S: Final = (0.5, 2.0, 8.0)
 
 log = structlog.get_logger(__name__)
 
@@ -125,13 +127,33 @@ class Reencryption:
     def _batches(self, column: SealedColumn, target: int, older: frozenset[int]) -> Iterator[_Batch]:
         while True:
             begun = time.monotonic()
-            with self.sessions() as session:
-                batch = self._rewrite(session, column, target, older)
-                session.commit()
+            batch = self._patiently(column, target, older)
             yield batch
             if batch.read < self.batch:
                 return
             time.sleep(max(0.0, batch.read / self.rows_per_s - (time.monotonic() - begun)))
+
+    def _patiently(self, column: SealedColumn, target: int, older: frozenset[int]) -> _Batch:
+        """Do one batch; again, if the database chose it as the one to give way, or was away for a moment."""
+        for pause_s in _PAUSES_S:
+            try:
+                return self._committed(column, target, older)
+            except ServiceUnavailable as error:
+                log.warning("reencryption_waits", column=str(column), code=error.code)
+                time.sleep(pause_s)
+        return self._committed(column, target, older)
+
+    def _committed(self, column: SealedColumn, target: int, older: frozenset[int]) -> _Batch:
+        try:
+            with self.sessions() as session:
+                batch = self._rewrite(session, column, target, older)
+                session.commit()
+        except ProgrammingError as error:
+            raise Forbidden(
+                f"{column}: this role of the database may not change it; use the owner's DATABASE_URL",
+                code="database_role",
+            ) from error
+        return batch
 
     def _rewrite(self, session: Session, column: SealedColumn, target: int, older: frozenset[int]) -> _Batch:
         progress = self._progress(session, column, target)

@@ -26,7 +26,7 @@ from rayhook.auth.sessions import SMARTSessionRow
 from rayhook.deploy.database import create_database
 from rayhook.deploy.reencryption import Reencryption, needs
 from rayhook.deploy.sealed_columns import SEALED_COLUMNS
-from rayhook.fhir.errors import RayhookError
+from rayhook.fhir.errors import Forbidden, RayhookError, ServiceUnavailable
 
 SESSIONS = SQLModel.metadata.tables[str(SMARTSessionRow.__tablename__)]
 COLUMN = next(one for one in SEALED_COLUMNS if str(one) == "smart_session.access_token")
@@ -206,6 +206,57 @@ def test_what_does_not_open_is_left_told_and_counted(database, source, keyring):
         [event] = recent(session, keyring, limit=5)
     assert str(event.kind) == "auth:decryption:failed"
     assert event.detail["column"] == "smart_session.access_token"
+
+
+class Yielding(Reencryption):
+    """The database ends its first transaction, as it does with one of two that wait for each other."""
+
+    def _rewrite(self, session, column, target, older):
+        batch = super()._rewrite(session, column, target, older)
+        if not self.audit.yielded:
+            self.audit.yielded = True
+            raise ServiceUnavailable("the database does not answer", code="database_unavailable")
+        return batch
+
+
+def test_a_batch_that_had_to_give_way_is_done_again(database, source, keyring, monkeypatch):
+    monkeypatch.setattr("rayhook.deploy.reencryption._PAUSES_S", (0.0,))
+    fill(database, keyring, 25)
+    rotate(source)
+    audit = AuditLog(keyring)
+    audit.yielded = False
+    run = Yielding(database.sessions, keyring, audit, "officer", batch=10, rows_per_s=1e6, columns=[COLUMN])
+    assert run.run().rewritten == 25
+    assert progress(database).rewritten == 25
+
+
+@pytest.fixture
+def roles(wheel_of_postgresql):
+    with wheel_of_postgresql.copied() as made:
+        yield made
+
+
+@pytest.mark.postgresql
+def test_a_role_that_may_not_is_told_whose_it_takes(roles, source, keyring):
+    columns = [one for one in SEALED_COLUMNS if str(one) == "audit_hold.reason_sealed"]
+    owner, service = create_database(roles.owner_url), create_database(roles.url)
+    try:
+        with owner.sessions() as session:
+            row = {
+                "id": "h",
+                "subject_sealed": b"",
+                "placed_at": "",
+                "reason_sealed": keyring.seal(b"r", table="audit_hold", column="reason_sealed", row="h"),
+            }
+            session.connection().execute(insert(columns[0].table), row)
+            session.commit()
+        rotate(source)
+        with pytest.raises(Forbidden) as refusal:
+            work(service, keyring, columns=columns).run()
+    finally:
+        owner.close()
+        service.close()
+    assert refusal.value.code == "database_role"
 
 
 def test_a_patients_data_key_is_wrapped_anew_and_its_values_stay(database, source, keyring):
