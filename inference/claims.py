@@ -14,6 +14,7 @@ from sqlmodel import Session, col, select
 
 from rayhook.auth.keys import Keyring
 from rayhook.fhir.errors import Conflict, NotFound
+from rayhook.fhir.text import translatable
 from rayhook.inference.job_table import (
     AnalysisJob,
     ClaimedJob,
@@ -30,7 +31,7 @@ MAX_ATTEMPTS: Final = 3
 EXHAUSTED: Final = "attempts_exhausted"
 CANCELLED_BY_STAFF: Final = "cancelled_by_staff"
 STUDY_WITHDRAWN: Final = "study_withdrawn"
-_EXHAUSTED_MESSAGE: Final = "each attempt ended the process that analyses the images"
+_EXHAUSTED_MESSAGE: Final = translatable("each attempt ended the process that analyses the images")
 _RECOVERED_AT_ONCE: Final = 100
 
 Clock = Callable[[], float]
@@ -265,8 +266,8 @@ def _cancel(session: Session, job: AnalysisJob, *, code: str, now: float) -> Job
 
 
 _CANCELLED_MESSAGES: Final = {
-    CANCELLED_BY_STAFF: "the analysis was cancelled by the staff of this service",
-    STUDY_WITHDRAWN: "the EHR has taken the study back",
+    CANCELLED_BY_STAFF: translatable("the analysis was cancelled by the staff of this service"),
+    STUDY_WITHDRAWN: translatable("the EHR has taken the study back"),
 }
 
 
