@@ -14,7 +14,8 @@ from python_multipart.multipart import MultipartParser
 from rayhook.fhir.errors import InvalidRequest
 
 _CONTENT_TYPE = re.compile(rb"content-type", re.IGNORECASE)
-_BOUNDARY = re.compile(r"[\x20-\x7e]{0,69}[\x21-\x7e]")
+# RFC 2046 allows 70 characters, and Orthanc sends 73.
+_BOUNDARY = re.compile(r"[\x20-\x7e]{0,199}[\x21-\x7e]")
 _MAX_HEADER = 8 << 10
 
 
@@ -42,7 +43,7 @@ class PartCollector:
 
     def __init__(self, boundary: str, *, max_part_bytes: int) -> None:
         if not _BOUNDARY.fullmatch(boundary):
-            raise InvalidRequest("the boundary has to have 1 to 70 characters", expression="Content-Type")
+            raise InvalidRequest("the boundary has to have 1 to 200 characters", expression="Content-Type")
         self.ended = False
         self._max_part_bytes = max_part_bytes
         self._whole: list[Part] = []

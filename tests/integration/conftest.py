@@ -18,6 +18,7 @@ from rayhook.deploy.demo.catalogue import Catalogue
 from rayhook.inference.decode import Decoder
 from tests.conftest import absent
 from tests.faults.servers import Redis, free_port
+from tests.integration.arriving import Arrivals, dated_catalogue, open_arrivals
 from tests.integration.hospital import catalogue_in
 from tests.integration.pipeline_parts import pipeline_over
 
@@ -129,6 +130,19 @@ def decoder() -> Iterator[Decoder]:
 @pytest.fixture(scope="module")
 def catalogue(tmp_path_factory) -> Catalogue:
     return catalogue_in(tmp_path_factory.mktemp("studies"))
+
+
+@pytest.fixture(scope="session")
+def dated_studies(tmp_path_factory) -> Catalogue:
+    """The same studies, two of which were made today."""
+    return dated_catalogue(tmp_path_factory.mktemp("dated"))
+
+
+@pytest.fixture
+def arrivals(dated_studies, decoder, prepared, tmp_path) -> Iterator[Arrivals]:
+    """What takes studies in, over a pipeline of its own, served on loopback."""
+    with open_arrivals(dated_studies, prepared, tmp_path, decoder) as arrivals:
+        yield arrivals
 
 
 @pytest.fixture(scope="module")
