@@ -162,7 +162,7 @@ class Engine:
         deadline = time.monotonic() + timeout_s
         process = self._living()
         process.wait_ready(deadline)
-        answers = [process.submit(image, deadline) for image in batch]
+        answers = _submitted(process, batch, deadline)
         try:
             rows = [answer.result(max(0.0, deadline - time.monotonic())) for answer in answers]
         except TimeoutError as error:
@@ -308,6 +308,19 @@ class _EngineProcess:
         for answer in pending.values():
             answer.set_exception(_with_images_in_hand(self._failure))
         self._started.set()
+
+
+def _submitted(process: _EngineProcess, batch: Float, deadline: float) -> list[Future[Float]]:
+    """A process that dies before all images are in has some of them in hand already."""
+    answers: list[Future[Float]] = []
+    for image in batch:
+        try:
+            answers.append(process.submit(image, deadline))
+        except EngineUnavailable as error:
+            if answers and process.is_dead:
+                raise EngineUnavailable(error.message, code=ENGINE_ENDED) from error
+            raise
+    return answers
 
 
 def _serve(connection: Connection, memory: _SharedMemory) -> None:

@@ -15,14 +15,18 @@ from sqlalchemy import text
 from rayhook.audit.chain import verify
 from rayhook.audit.review import recent
 from rayhook.deploy.demo.ehr_seed import ENDPOINT_ID, imaging_study_id, order_id
+from rayhook.fhir.errors import EngineUnavailable
 from rayhook.fhir.r4 import validate
 from rayhook.inference import jobs
+from rayhook.inference.analysis import Analyser
 from rayhook.inference.delivery import deliver
 from rayhook.inference.dicomweb import RetrievalLimits
+from rayhook.inference.engine import ENGINE_ENDED
 from rayhook.inference.jobs import DeliveryState, JobState
 from rayhook.inference.study import AnalysisStatus
 from tests.integration.hospital import READ, WRITE, open_hospital
 from tests.integration.pipeline_parts import pipeline_over
+from tests.unit.inference.images import SpotEngine, package
 from tests.unit.inference.samples import STUDY_UID
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -315,6 +319,30 @@ def test_an_analysis_that_was_put_off_is_made_when_its_time_comes(pipeline, hosp
     later = replace(pipeline, clock=lambda: time.time() + 10)
     assert later.run_next() is not None
     assert run(pipeline, hospital).row.state is JobState.DONE
+
+
+class DyingEngine(SpotEngine):
+    """Its process ends with the images in hand, as of a network that they make it crash in."""
+
+    def run(self, batch, timeout_s):
+        raise EngineUnavailable("the inference engine stopped", code=ENGINE_ENDED)
+
+
+def test_images_that_end_the_engine_each_time_are_given_up(pipeline, hospital, decoder):
+    model = package(hospital.folder)
+    analyser = Analyser((model,), {model.manifest.id: DyingEngine()}, decoder)
+    poisoned = replace(pipeline, analyser=analyser)
+    first = run(poisoned, hospital)
+    assert (first.row.state, first.row.error_code, first.row.attempts) == (JobState.QUEUED, ENGINE_ENDED, 1)
+    for number in range(1, 4):
+        replace(poisoned, clock=lambda n=number: time.time() + 10 * n).run_next()
+    ended = look(pipeline, first.row.id)
+    assert (ended.row.state, ended.row.error_code, ended.row.attempts) == (
+        JobState.DEAD,
+        "attempts_exhausted",
+        3,
+    )
+    assert ended.kinds[-1] == "inference:job:failed"
 
 
 def test_an_analysis_that_outlasts_its_token_ends_with_a_clear_state(pipeline, hospital):
