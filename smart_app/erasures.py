@@ -1,6 +1,6 @@
 """Erasing a patient: asked for on this page by one person, confirmed on it by another."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
@@ -8,13 +8,13 @@ from fastapi import APIRouter, Depends, Form, Request
 from pydantic import BaseModel
 from starlette.responses import RedirectResponse, Response
 
-from rayhook.audit.events import AuditKind
+from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.record import AuditEntry
 from rayhook.auth.roles import Permission
 from rayhook.auth.staff_sessions import StaffMember
-from rayhook.fhir.errors import Conflict, InvalidRequest
+from rayhook.fhir.errors import Conflict, InvalidRequest, NotFound
 from rayhook.fhir.text import translatable
-from rayhook.inference.erasure import ErasurePatient
+from rayhook.inference.erasure import Erasure, ErasurePatient
 from rayhook.smart_app.audit_words import who_text
 from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.i18n import decimal_text, moment_text
@@ -66,9 +66,10 @@ class ErasurePages:
                 for one in found
                 if one.is_waiting and one.patient_id is not None
             }
+            self.deps.audit.record(session, _listed(member))
             for one in found:
                 if one.patient_id is not None:
-                    self.deps.audit.record(session, _read(member, one.ehr_id, one.patient_id, one.id))
+                    self.deps.audit.record(session, _listed(member, one))
             session.commit()
         return self.pages.render(
             "staff_erasures.html",
@@ -85,6 +86,13 @@ class ErasurePages:
             moment=lambda at: moment_text(datetime.fromtimestamp(at, UTC)),
             who=who_text,
         )
+
+    def missing(self, member: StaffMember, erasure_id: str) -> None:
+        """Tell the log that somebody asked for an erasure that is not there."""
+        entry = replace(_listed(member), outcome=Outcome.MINOR_FAILURE)
+        with self.deps.sessions() as session:
+            self.deps.audit.record(session, replace(entry, detail={"missing": erasure_id[:32]}))
+            session.commit()
 
     def ask(self, member: StaffMember, asked: ErasureAsked) -> None:
         patient = asked.of(frozenset(ehr.id for ehr in self.deps.registry))
@@ -137,6 +145,9 @@ def build_erasure_router(deps: SMARTDependencies, pages: StaffPages, gate: Staff
             own.confirm(member, erasure_id, confirmed.again)
         except (Conflict, InvalidRequest) as error:
             return own.show(request, member, problem=error.message, status=error.status)
+        except NotFound:
+            own.missing(member, erasure_id)
+            raise
         return _back()
 
     @router.post(f"{ERASURES}/{{erasure_id}}/withdraw")
@@ -145,21 +156,20 @@ def build_erasure_router(deps: SMARTDependencies, pages: StaffPages, gate: Staff
             own.withdraw(member, erasure_id)
         except Conflict as error:
             return own.show(request, member, problem=error.message, status=error.status)
+        except NotFound:
+            own.missing(member, erasure_id)
+            raise
         return _back()
 
     return router
 
 
-def _read(member: StaffMember, ehr_id: str, patient_id: str, erasure_id: str) -> AuditEntry:
-    detail = {"page": "erasures", "erasure": erasure_id}
-    return AuditEntry(
-        AuditKind.AUTH_ERASURE_LISTED,
-        agent=member.agent,
-        ehr_id=ehr_id,
-        patient_id=patient_id,
-        detail=detail,
-        purpose="HOPERAT",
-    )
+def _listed(member: StaffMember, one: Erasure | None = None) -> AuditEntry:
+    """Return the event of the page, or that of one patient whom it names."""
+    entry = AuditEntry(AuditKind.AUTH_ERASURE_LISTED, agent=member.agent, purpose="HOPERAT")
+    if one is None:
+        return entry
+    return replace(entry, ehr_id=one.ehr_id, patient_id=one.patient_id, detail={"erasure": one.id})
 
 
 def _back() -> RedirectResponse:
