@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -73,6 +74,8 @@ def throughput(
     )
     folder = _folder(data_dir)
     phases = []
+    # What was started has to be stopped, however this ends.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with bench(plan, folder, database_url=database_url, redis_url=redis_url) as ready:
         for run in plan.runs():
             phases.append(ready.measure(*run))

@@ -339,7 +339,7 @@ def _doorbell(
     stack.callback(client.close)
     doorbell = RedisDoorbell(client, keyring, namespace=_NAMESPACE)
     stack.callback(doorbell.close)
-    number = int(client.info("server")["process_id"])  # type: ignore[index]  # it is no awaitable here
+    number = int(client.info("server")["process_id"])
     is_here = psutil.pid_exists(number) and "redis" in psutil.Process(number).name()
     return (lambda job_id: doorbell.ring(job_id, WorkerQueue.CPU)), number if is_here else None
 

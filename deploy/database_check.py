@@ -74,10 +74,9 @@ def _server(
 
 def _version(connection: Connection) -> Finding:
     version = connection.exec_driver_sql("SHOW server_version").scalar()
-    major = connection.dialect.server_version_info[0]  # type: ignore[index]  # known once connected
-    return Finding(
-        "server", major >= _OLDEST_SERVER, f"PostgreSQL {version}; {_OLDEST_SERVER} or newer is needed"
-    )
+    number = int(str(connection.exec_driver_sql("SHOW server_version_num").scalar()))
+    is_new_enough = number >= _OLDEST_SERVER * 10_000
+    return Finding("server", is_new_enough, f"PostgreSQL {version}; {_OLDEST_SERVER} or newer is needed")
 
 
 def _transport(connection: Connection, url: URL) -> Finding:
