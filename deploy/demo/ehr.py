@@ -59,10 +59,12 @@ def create_ehr(
     keys_dir: Path,
     faults: EHRFaults | None = None,
     ledger: Ledger | None = None,
+    offers_new_study: bool = False,
 ) -> FastAPI:
     """Return the app; `app.state.demo` is the DemoEHR, `app.state.accepts_token` the PACS's introspection.
 
     URLs come without a trailing slash; the PACS's DICOMweb is at /dicom-web.
+    offers_new_study: whether its page has a button for one, which is served beside it.
     """
     transport = Transport(allow_loopback_http=True)
     switches = faults or EHRFaults()
@@ -93,7 +95,7 @@ def create_ehr(
         faults=switches,
         ledger=ledger or NoLedger(),
     )
-    return _assemble(demo, Pages(origin_of(cds_base_url)))
+    return _assemble(demo, Pages(origin_of(cds_base_url)), offers_new_study=offers_new_study)
 
 
 def demo_registry_toml(*, ehr_base_url: str, pacs_base_url: str, secrets_dir: Path | None = None) -> str:
@@ -156,13 +158,14 @@ def _registered_keys(transport: Transport, jwks_url: str) -> Callable[[], KeySet
     return read
 
 
-def _assemble(demo: DemoEHR, pages: Pages) -> FastAPI:
+def _assemble(demo: DemoEHR, pages: Pages, *, offers_new_study: bool) -> FastAPI:
     app = FastAPI(title="Rayhook demo EHR", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.demo = demo
     app.state.accepts_token = demo.authorization.is_active
     app.include_router(_authorization_router(demo, pages))
     app.include_router(_endpoint(demo).router())
-    app.include_router(ChartPages(demo.store, demo.client, demo.authorization, pages).router())
+    chart = ChartPages(demo.store, demo.client, demo.authorization, pages, offers_new_study)
+    app.include_router(chart.router())
 
     @app.exception_handler(RayhookError)
     def show_error(_: Request, error: RayhookError) -> Response:

@@ -95,6 +95,7 @@ class ChartPages:
     client: CDSClient
     authorization: AuthorizationServer
     pages: Pages
+    offers_new_study: bool = False
 
     def router(self) -> APIRouter:
         router = APIRouter(include_in_schema=False)
@@ -110,7 +111,12 @@ class ChartPages:
         return router
 
     def patients(self, user_id: User) -> Response:
-        return self.pages.render("patients.html", patients=patient_rows(self.store), user_id=user_id)
+        return self.pages.render(
+            "patients.html",
+            patients=patient_rows(self.store),
+            user_id=user_id,
+            offers_new_study=self.offers_new_study,
+        )
 
     def chart(self, patient_id: str, user_id: User) -> Response:
         orders = order_rows(self.store, patient_id)

@@ -31,8 +31,12 @@ def seed_resources(catalogue: Catalogue, *, dicomweb_url: str) -> Iterator[Resou
         if study.patient_id not in known:
             known.add(study.patient_id)
             yield _patient(study)
-        yield _order(study)
-        yield _imaging_study(study)
+        yield from study_resources(study)
+
+
+def study_resources(study: DemoStudy) -> Iterator[Resource]:
+    yield _order(study)
+    yield _imaging_study(study)
 
 
 def imaging_study_id(study: DemoStudy) -> str:

@@ -1,6 +1,7 @@
 """`rayhook demo`: the service as a child process, a demo EHR and a demo PACS beside it, all on loopback."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -19,8 +20,16 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from rayhook.deploy.demo.catalogue import Catalogue, build_catalogue
-from rayhook.deploy.demo.ehr import DemoEHR, create_ehr, demo_registry_toml
+from rayhook.deploy.demo.ehr import (
+    EHR_ID,
+    SENDER_SECRET,
+    SUBSCRIPTION_SECRET,
+    DemoEHR,
+    create_ehr,
+    demo_registry_toml,
+)
 from rayhook.deploy.demo.ehr_page import Pages
+from rayhook.deploy.demo.new_study import NewStudies
 from rayhook.deploy.demo.pacs import DemoPACS, create_pacs
 from rayhook.deploy.demo.staff import FILE as STAFF_FILE
 from rayhook.deploy.demo.staff import DemoAccount, authenticator, demo_staff
@@ -66,6 +75,8 @@ def run_demo(*, dataset: Path | None, data_dir: Path, port: int, console: Consol
         with _step(console, "starting Rayhook (the first start prepares the model)"):
             process = stack.enter_context(rayhook_process(addresses, data_dir))
             wait_until_ready(addresses.rayhook, process)
+        with _step(console, "subscribing to new studies at the demo EHR"):
+            subscribe(addresses, data_dir)
         _announce(console, addresses, catalogue, demo_staff(data_dir))
         _wait_for_end(process)
 
@@ -79,6 +90,7 @@ def demo_peers(catalogue: Catalogue, addresses: DemoAddresses, data_dir: Path) -
         cds_base_url=addresses.rayhook,
         pacs_base_url=addresses.pacs,
         keys_dir=data_dir / "ehr-keys",
+        offers_new_study=True,
     )
     ehr.include_router(
         authenticator(
@@ -86,8 +98,14 @@ def demo_peers(catalogue: Catalogue, addresses: DemoAddresses, data_dir: Path) -
         )
     )
     pacs = create_pacs(catalogue, introspect=ehr.state.accepts_token)
+    arriving = NewStudies(
+        catalogue, pacs.state.demo.archive, ehr.state.demo.store, data_dir / "pacs" / "arrived"
+    )
+    ehr.include_router(arriving.router())
+    for name in (SUBSCRIPTION_SECRET, SENDER_SECRET):
+        _keep_secret(data_dir / name)
     (data_dir / "ehrs.toml").write_text(
-        demo_registry_toml(ehr_base_url=addresses.ehr, pacs_base_url=addresses.pacs)
+        demo_registry_toml(ehr_base_url=addresses.ehr, pacs_base_url=addresses.pacs, secrets_dir=data_dir)
     )
     with serving(ehr, addresses.ehr), serving(pacs, addresses.pacs):
         yield DemoPeers(ehr.state.demo, pacs.state.demo)
@@ -117,17 +135,12 @@ def serving(app: FastAPI, base_url: str) -> Iterator[None]:
 @contextmanager
 def rayhook_process(addresses: DemoAddresses, data_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run `rayhook serve` in development mode over `data_dir`; its log goes to `rayhook.log` there."""
-    environment = {
-        **os.environ,
-        "RAYHOOK_ENVIRONMENT": "development",
-        "RAYHOOK_DATA_DIR": str(data_dir),
-        "RAYHOOK_EHR_REGISTRY": str(data_dir / "ehrs.toml"),
-        "RAYHOOK_PUBLIC_BASE_URL": addresses.rayhook,
-        "RAYHOOK_PORT": str(httpx.URL(addresses.rayhook).port),
-    }
     with (data_dir / "rayhook.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "rayhook.deploy.cli", "serve"], env=environment, stdout=log, stderr=log
+            [sys.executable, "-m", "rayhook.deploy.cli", "serve"],
+            env=_environment(addresses, data_dir),
+            stdout=log,
+            stderr=log,
         )
         try:
             yield process
@@ -138,6 +151,44 @@ def rayhook_process(addresses: DemoAddresses, data_dir: Path) -> Iterator[subpro
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def subscribe(addresses: DemoAddresses, data_dir: Path) -> None:
+    """Have the demo EHR tell the running service of new studies."""
+    with (data_dir / "rayhook.log").open("ab") as log:
+        ended = subprocess.run(  # noqa: S603 - our own command
+            [sys.executable, "-m", "rayhook.deploy.cli", "subscription", "create", "--ehr", EHR_ID],
+            env=_environment(addresses, data_dir),
+            stdout=log,
+            stderr=log,
+            check=False,
+        )
+    if ended.returncode != 0:
+        raise ServiceUnavailable(
+            "the demo EHR could not be subscribed to; see rayhook.log in the data folder",
+            code="not_subscribed",
+        )
+
+
+def _environment(addresses: DemoAddresses, data_dir: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "RAYHOOK_ENVIRONMENT": "development",
+        "RAYHOOK_DATA_DIR": str(data_dir),
+        "RAYHOOK_EHR_REGISTRY": str(data_dir / "ehrs.toml"),
+        "RAYHOOK_PUBLIC_BASE_URL": addresses.rayhook,
+        "RAYHOOK_PORT": str(httpx.URL(addresses.rayhook).port),
+    }
+
+
+def _keep_secret(path: Path) -> None:
+    """Make a secret where there is none, readable by its owner alone."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(descriptor, "w") as file:
+        file.write(f"{secrets.token_urlsafe(32)}\n")
 
 
 def wait_until_ready(base_url: str, process: subprocess.Popen[bytes], *, timeout_s: float = _READY_S) -> None:
