@@ -39,6 +39,7 @@ from rayhook.auth.staff_provider import StaffProvider, StaffProviderTable, read_
 from rayhook.fhir.errors import InvalidRequest
 from rayhook.fhir.transport import origin_of
 
+ANALYSES_PER_MINUTE: Final = 6_000
 CALLS_PER_MINUTE: Final = 12_000
 
 DICOMResultKind = Literal["sr", "parametric_map", "secondary_capture"]
@@ -48,7 +49,8 @@ DICOMResultKind = Literal["sr", "parametric_map", "secondary_capture"]
 class CDSClient:
     """Who signs CDS Hooks calls: keys from `jwks_url`, or from `keys` given inline, never both.
 
-    No `tenants` means that the EHR has none to tell apart. `calls_per_minute` is the most that it may call.
+    No `tenants` means that the EHR has none to tell apart. `calls_per_minute` is the most that it may call,
+    `analyses_per_minute` the most studies that its calls may begin to have analysed.
     """
 
     issuer: str
@@ -56,6 +58,7 @@ class CDSClient:
     keys: KeySet | None = None
     tenants: frozenset[str] = frozenset()
     calls_per_minute: int = CALLS_PER_MINUTE
+    analyses_per_minute: int = ANALYSES_PER_MINUTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,7 @@ class _CDSClientTable(msgspec.Struct, forbid_unknown_fields=True):
     jwks: dict[str, Any] | None = None
     tenants: list[str] = []
     calls_per_minute: Annotated[int, msgspec.Meta(ge=1)] = CALLS_PER_MINUTE
+    analyses_per_minute: Annotated[int, msgspec.Meta(ge=1)] = ANALYSES_PER_MINUTE
 
 
 class _SMARTTable(msgspec.Struct, forbid_unknown_fields=True):
@@ -324,6 +328,7 @@ class _Reader:
             keys=None if table.jwks is None else inline_keys(f"{key}.jwks", table.jwks),
             tenants=frozenset(each(not_blank, f"{key}.tenants", table.tenants)),
             calls_per_minute=table.calls_per_minute,
+            analyses_per_minute=table.analyses_per_minute,
         )
 
     def _smart(self, key: str, table: _SMARTTable, fhir_base_url: str) -> SMARTClient:

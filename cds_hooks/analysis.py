@@ -131,6 +131,7 @@ def start(
 ) -> tuple[StudyJob, ...]:
     """Queue every job that is to begin and whose images may be fetched: it is on its way when this returns."""
     lent = _lent(authorization, dependencies.clock())
+    jobs = [_counted(dependencies, job, ehr) for job in jobs]
     with dependencies.sessions() as session:
         begun = [
             _begin(
@@ -143,6 +144,14 @@ def start(
         if is_new and job.row is not None:
             dependencies.queue.send(job.row.id)
     return tuple(job for job, _ in begun)
+
+
+def _counted(dependencies: CDSDependencies, job: StudyJob, ehr: EHR) -> StudyJob:
+    """Counted before the transaction: the counter may be elsewhere, and SQLite has one writer."""
+    if not job.is_to_begin or job.reference is None:
+        return job
+    has_room = dependencies.new_analyses.has_room(ehr, job.reference.patient_id)
+    return job if has_room else replace(job, obstacle=QueueFull.code)
 
 
 def start_beside(
@@ -177,7 +186,7 @@ def _begin(
     priority: Priority,
 ) -> tuple[StudyJob, bool]:
     """Return the job as it now stands, and whether a worker has to be told of it."""
-    if not job.is_to_begin:
+    if not job.is_to_begin or job.obstacle is not None:
         return job, False
     if job.reference is None:
         return replace(job, obstacle=NO_STUDY_UID), False

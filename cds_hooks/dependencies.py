@@ -11,7 +11,7 @@ from rayhook.auth.keys import Keyring
 from rayhook.auth.registry import EHRRegistry
 from rayhook.auth.tokens import JWKSCache
 from rayhook.cds_hooks.load import CallsInHand
-from rayhook.cds_hooks.rate_limit import RateLimit
+from rayhook.cds_hooks.rate_limit import NewAnalyses, RateLimit
 from rayhook.cds_hooks.results import ResultCache
 from rayhook.fhir.transport import Transport
 from rayhook.inference.intake import Intake
@@ -61,3 +61,4 @@ class CDSDependencies:
     results: ResultCache = field(default_factory=ResultCache)
     in_hand: CallsInHand = field(default_factory=CallsInHand)
     rate_limit: RateLimit = field(default_factory=RateLimit)
+    new_analyses: NewAnalyses = field(default_factory=NewAnalyses)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from markdown_it import MarkdownIt
 
-from rayhook.auth.registry import CALLS_PER_MINUTE
+from rayhook.auth.registry import ANALYSES_PER_MINUTE, CALLS_PER_MINUTE
 from rayhook.auth.tokens import ALGORITHMS, MAX_LIFE_S, SKEW_S
 from rayhook.cds_hooks.answers import Topic
 from rayhook.cds_hooks.contexts import Context, ImagingResultContext
@@ -107,7 +107,8 @@ def _register() -> Iterator[str]:
     yield "- `fhir_base_urls`: the exact `fhirServer` of your calls"
     yield "- `dicomweb_origins`: where your Endpoints' addresses lie"
     yield "- `cors_origins`: origins of pages that call us from a browser"
-    yield f"- `calls_per_minute`: {CALLS_PER_MINUTE} where nothing is said\n"
+    yield f"- `calls_per_minute`: {CALLS_PER_MINUTE} where nothing is said"
+    yield f"- `analyses_per_minute`: {ANALYSES_PER_MINUTE} studies that calls may begin, where nothing is said\n"
     yield "With your authorization server: our client, with the scopes that `usageRequirements` of discovery names."
 
 

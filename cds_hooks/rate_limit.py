@@ -14,11 +14,14 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 
 from rayhook.auth.principal import CDSClientPrincipal
 from rayhook.auth.rate import Rate
+from rayhook.auth.registry import EHR
 from rayhook.fhir.errors import RateLimited
 
 _NAMESPACE: Final = "cds"
 _LOTS: Final = 200
 _LOT_LIFE_S: Final = 60.0
+# More than any patient has of new studies: what asks for more sends the same ones changed again and again.
+_OF_PATIENT: Final = RateLimitItemPerMinute(60, namespace="analyses-of-patient")
 _TELLINGS: Final = RateLimitItemPerMinute(1, namespace="cds-told")
 
 
@@ -72,6 +75,18 @@ class RateLimit:
                     self._in_hand[who] = (left + asked - 1, self._monotonic() + _LOT_LIFE_S)
                 return True
         return False
+
+
+class NewAnalyses:
+    """How many studies may be begun for one EHR, and for one patient: images cost a thousand times what a call does."""
+
+    def __init__(self, rate: Rate | None = None) -> None:
+        self._rate = rate or _own_rate()
+
+    def has_room(self, ehr: EHR, patient_id: str) -> bool:
+        """Count one study of the patient, and return whether it may be begun now."""
+        of_ehr = RateLimitItemPerMinute(ehr.cds_client.analyses_per_minute, namespace="analyses")
+        return self._rate.hit(_OF_PATIENT, f"{ehr.id}\n{patient_id}") and self._rate.hit(of_ehr, ehr.id)
 
 
 def _registered_tenant(principal: CDSClientPrincipal) -> str:

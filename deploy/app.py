@@ -32,7 +32,7 @@ from rayhook.auth.keys import Keyring
 from rayhook.auth.registry import EHR, EHRRegistry, load_registry
 from rayhook.auth.tokens import JWKSCache
 from rayhook.cds_hooks.dependencies import CDSDependencies
-from rayhook.cds_hooks.rate_limit import RateLimit
+from rayhook.cds_hooks.rate_limit import NewAnalyses, RateLimit
 from rayhook.cds_hooks.router import build_router as cds_router
 from rayhook.deploy.analysis import Analysis, Outside, analysis_checks, analysis_parts
 from rayhook.deploy.arrival_metrics import ArrivalCollector
@@ -303,6 +303,7 @@ def mount(
         intake=intake,
         wait_s=settings.hook_wait_s,
         rate_limit=RateLimit(service.limits.calls()),
+        new_analyses=NewAnalyses(service.limits.calls()),
     )
     smart = SMARTDependencies(
         registry=service.registry,

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from rayhook.auth.registry import EHRRegistry
-from rayhook.cds_hooks.rate_limit import RateLimit
+from rayhook.cds_hooks.rate_limit import NewAnalyses, RateLimit
 from tests.conformance.conftest import PAGE_ORIGIN, application, served
 
 ALLOWED = 3
@@ -58,3 +58,17 @@ def test_who_is_not_let_in_uses_nothing_up(service, make, slow_lane):
     for _ in range(ALLOWED + 1):
         assert service.call(make.body(), client=slow_lane, token="none").status_code == 401
     assert service.call(make.body(), client=slow_lane).status_code == 200
+
+
+def test_what_may_not_be_begun_now_is_told_as_such_and_not_begun(service, make):
+    first, *others = service.dependencies.registry
+    limited = replace(first, cds_client=replace(first.cds_client, analyses_per_minute=1))
+    registry = EHRRegistry((limited, *others))
+    dependencies = replace(service.dependencies, registry=registry, new_analyses=NewAnalyses(), wait_s=5.0)
+    bodies = [make.body(make.study(number)) for number in (1, 2)]
+    with served(application(dependencies)) as url, httpx.Client(base_url=url, timeout=10) as client:
+        answers = [service.call(body, client=client) for body in bodies]
+        again = service.call(bodies[0], client=client)
+    topics = [answer.json()["cards"][0]["source"]["topic"]["code"] for answer in (*answers, again)]
+    assert topics == ["finding", "not-begun", "finding"]
+    assert len(service.analysis.claimed) == 1

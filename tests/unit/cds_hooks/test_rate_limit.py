@@ -6,7 +6,7 @@ import pytest
 
 from rayhook.auth.principal import CDSClientPrincipal
 from rayhook.auth.registry import EHR, CDSClient
-from rayhook.cds_hooks.rate_limit import RateLimit
+from rayhook.cds_hooks.rate_limit import NewAnalyses, RateLimit
 from rayhook.fhir.errors import RateLimited
 
 
@@ -68,3 +68,19 @@ def test_a_tenant_that_nobody_registered_has_no_count_of_its_own():
     limit = RateLimit()
     let_in = sum(admitted(limit, principal(tenant=f"t{number}", tenants=()), 1) for number in range(9))
     assert let_in == 5
+
+
+def begun(limit, times, patient="p", analyses=5):
+    client = CDSClient("https://a.example", analyses_per_minute=analyses)
+    ehr = EHR("a", "A", ("https://a.example/fhir",), client)
+    return sum(limit.has_room(ehr, patient) for _ in range(times))
+
+
+def test_an_ehr_begins_no_more_studies_than_it_may():
+    assert begun(NewAnalyses(), 9) == 5
+
+
+def test_one_patient_does_not_take_the_room_of_the_others():
+    limit = NewAnalyses()
+    assert begun(limit, 100, analyses=1000) == 60
+    assert begun(limit, 3, patient="q", analyses=1000) == 3

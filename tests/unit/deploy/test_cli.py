@@ -47,7 +47,7 @@ def test_a_registry_on_loopback_is_for_development(registry):
     ("arguments", "told"),
     [
         (("audit", "verify", "--data-dir", "/nonexistent"), "no_installation"),
-        (("serve",), "public_base_url must be https in production"),
+        (("serve",), "RAYHOOK_PUBLIC_BASE_URL: must be https in production"),
     ],
 )
 def test_a_refusal_is_one_line_without_a_stack_trace(arguments, told):

@@ -39,6 +39,7 @@ def test_a_refused_setting_is_named_with_its_rule(monkeypatch):
 
 def test_a_refused_setting_is_not_quoted(monkeypatch):
     monkeypatch.setenv("DATABASE_URL", "postgresql://rayhook:secret@localhost/rayhook")
+    monkeypatch.setenv("RAYHOOK_PUBLIC_BASE_URL", "secret://secret")
     with pytest.raises(InvalidRequest) as refusal:
         load_settings()
     assert "secret" not in str(refusal.value)
