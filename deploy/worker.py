@@ -73,7 +73,9 @@ def _parts(
     keyring = open_keyring(settings)
     ensure_schema(settings.resolved_database_url, settings.connection_settings)
     with ExitStack() as stack:
-        database = create_database(settings.resolved_database_url, settings.connection_settings)
+        database = create_database(
+            settings.resolved_database_url, settings.connection_settings, application="rayhook worker"
+        )
         stack.callback(database.close)
         transport = Transport(
             ca_bundle=settings.ca_bundle,
