@@ -71,37 +71,56 @@ class Manifest:
         return json.dumps(content, sort_keys=True, indent=2) + "\n"
 
 
-def write_export(
-    records: Iterable[AuditRecord],
-    path: Path,
-    *,
-    form: ExportFormat,
-    observer: Observer,
-    checkpoint: Checkpoint | None,
-    since: str | None,
-    until: str | None,
-    made_at: str,
-) -> Manifest:
-    """Write the events, the oldest first, and return what was written; the file is private to its owner."""
-    digest, told = hashlib.sha256(), _Told()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """What an export says of itself beside its events."""
+
+    form: ExportFormat
+    observer: Observer
+    checkpoint: Checkpoint | None
+    since: str | None
+    until: str | None
+    made_at: str
+
+
+class Export:
+    """The events as the bytes of a file, the oldest first; `manifest` says what they were once all have gone by."""
+
+    def __init__(self, records: Iterable[AuditRecord], frame: Frame) -> None:
+        self._frame = frame
+        self._digest, self._told = hashlib.sha256(), _Told()
+        self._lines = _WRITERS[frame.form](self._told.of(records), frame.observer)
+
+    def __iter__(self) -> Iterator[bytes]:
+        for line in self._lines:
+            self._digest.update(line)
+            yield line
+
+    @property
+    def manifest(self) -> Manifest:
+        frame, told = self._frame, self._told
+        head = None if frame.checkpoint is None else frame.checkpoint.tree_head
+        return Manifest(
+            format=frame.form.value,
+            since=frame.since,
+            until=frame.until,
+            count=told.count,
+            first_seq=told.first,
+            last_seq=told.last,
+            sha256=self._digest.hexdigest(),
+            size=0 if head is None else head.size,
+            root="" if head is None else head.root,
+            made_at=frame.made_at,
+        )
+
+
+def write_export(records: Iterable[AuditRecord], path: Path, frame: Frame) -> Manifest:
+    """Write the events to a file that is private to its owner, and return what was written."""
+    export = Export(records, frame)
     path.touch(mode=0o600)
     with path.open("wb") as file:
-        for line in _WRITERS[form](told.of(records), observer):
-            digest.update(line)
-            file.write(line)
-    head = None if checkpoint is None else checkpoint.tree_head
-    return Manifest(
-        format=form.value,
-        since=since,
-        until=until,
-        count=told.count,
-        first_seq=told.first,
-        last_seq=told.last,
-        sha256=digest.hexdigest(),
-        size=0 if head is None else head.size,
-        root="" if head is None else head.root,
-        made_at=made_at,
-    )
+        file.writelines(export)
+    return export.manifest
 
 
 def check_export(path: Path, manifest: str | bytes, public_key: Ed25519PublicKey) -> list[str]:

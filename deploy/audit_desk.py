@@ -13,7 +13,7 @@ from rayhook.audit.balp import Observer
 from rayhook.audit.chain import verify
 from rayhook.audit.checkpoint import Anchor, Checkpoint, TreeHead, Witness, latest_tree, parse_checkpoint
 from rayhook.audit.events import AuditKind, Outcome
-from rayhook.audit.export import ExportFormat, Manifest, write_export
+from rayhook.audit.export import ExportFormat, Frame, Manifest, write_export
 from rayhook.audit.proof import Proof, prove
 from rayhook.audit.record import AuditEntry
 from rayhook.audit.report import ChainReport, report_detail
@@ -88,9 +88,7 @@ class AuditDesk:
         checkpoint = self.digest()
         self._record(AuditKind.AUDIT_LOG_EXPORTED, detail)
         with parts.database.reading() as session:
-            manifest = write_export(
-                walk(session, parts.keyring, wanted),
-                path,
+            frame = Frame(
                 form=form,
                 observer=observer(address),
                 checkpoint=checkpoint,
@@ -98,6 +96,7 @@ class AuditDesk:
                 until=until,
                 made_at=timestamp(made_at),
             )
+            manifest = write_export(walk(session, parts.keyring, wanted), path, frame)
         manifest_path(path).write_text(manifest.to_json(parts.keyring.audit_signing_key))
         return manifest
 

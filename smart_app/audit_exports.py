@@ -2,6 +2,7 @@
 
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,15 +11,16 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Form, Request
 from pydantic import BaseModel
 from starlette.background import BackgroundTask
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response, StreamingResponse
 
 from rayhook.audit.checkpoint import Checkpoint, latest_tree
 from rayhook.audit.events import AuditKind
-from rayhook.audit.export import ExportFormat, write_export
+from rayhook.audit.export import Export, ExportFormat, Frame
 from rayhook.audit.review import AuditSearch, timestamp, walk
 from rayhook.auth.roles import Permission
 from rayhook.auth.staff_sessions import StaffMember
 from rayhook.fhir.errors import InvalidRequest
+from rayhook.inference.sealed_spool import SealedSpool
 from rayhook.smart_app.audit_question import Question
 from rayhook.smart_app.audit_reading import AuditReading
 from rayhook.smart_app.audit_search import kind_groups
@@ -27,6 +29,8 @@ from rayhook.smart_app.staff_access import StaffGate
 from rayhook.smart_app.staff_pages import StaffPages, staff_router
 
 EXPORT: Final = "/staff/audit/export"
+_ARCHIVE: Final = "archive"
+_MAX_BYTES: Final = 1 << 34
 _SUFFIXES: Final = {ExportFormat.CSV: "csv", ExportFormat.FHIR: "fhir.ndjson", ExportFormat.NDJSON: "ndjson"}
 
 
@@ -71,7 +75,11 @@ class ExportPages:
         )
 
     def export(self, member: StaffMember, asked: ExportAsked) -> Response:
-        """Tell the log, then write the archive to a private folder that goes once it is sent."""
+        """Tell the log, then send the archive, which lies encrypted on the disk until it is sent.
+
+        It is whole before its first byte goes out: what fails is told, and the log is not read for as long as
+        somebody's line is slow. Nobody but this process can read the file, and after it nobody.
+        """
         wanted = asked.search()
         since, until = (
             None if moment is None else timestamp(moment) for moment in (wanted.since, wanted.until)
@@ -79,19 +87,33 @@ class ExportPages:
         detail = {"format": asked.form.value, "from": since or "", "to": until or "", "kind": asked.kind}
         checkpoint = self._signed()
         self.reading.record(member, AuditKind.AUDIT_LOG_EXPORTED, detail, wanted)
+        now = datetime.fromtimestamp(self.deps.clock(), UTC)
+        frame = Frame(
+            form=asked.form,
+            observer=self.deps.observer,
+            checkpoint=checkpoint,
+            since=since,
+            until=until,
+            made_at=timestamp(now),
+        )
         folder = tempfile.TemporaryDirectory(prefix="rayhook-export-")
         try:
-            archive = self._archive(
-                Path(folder.name), asked.form, wanted, checkpoint, since=since, until=until
-            )
+            spool = SealedSpool.ephemeral(Path(folder.name), _MAX_BYTES)
+            with self.deps.reading_sessions() as session:
+                export = Export(walk(session, self.deps.keyring, wanted), frame)
+                spool.write(_ARCHIVE, self._zipped(export, f"rayhook-audit-{now:%Y-%m-%d}", asked.form))
         except BaseException:
             folder.cleanup()
             raise
-        return FileResponse(
-            archive,
+        name = f"rayhook-audit-{now:%Y-%m-%d}-{asked.form.value}.zip"
+        return StreamingResponse(
+            spool.read(_ARCHIVE),
             media_type="application/zip",
-            filename=archive.name,
-            headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
+            headers={
+                "Cache-Control": "no-store",
+                "Content-Disposition": f'attachment; filename="{name}"',
+                "X-Content-Type-Options": "nosniff",
+            },
             background=BackgroundTask(folder.cleanup),
         )
 
@@ -103,35 +125,36 @@ class ExportPages:
             tree = latest_tree(session)
         return None if tree is None else tree.checkpoint
 
-    def _archive(
-        self,
-        folder: Path,
-        form: ExportFormat,
-        wanted: AuditSearch,
-        checkpoint: Checkpoint | None,
-        *,
-        since: str | None,
-        until: str | None,
-    ) -> Path:
-        now = datetime.fromtimestamp(self.deps.clock(), UTC)
-        path = folder / f"rayhook-audit-{now:%Y-%m-%d}.{_SUFFIXES[form]}"
-        with self.deps.reading_sessions() as session:
-            manifest = write_export(
-                walk(session, self.deps.keyring, wanted),
-                path,
-                form=form,
-                observer=self.deps.observer,
-                checkpoint=checkpoint,
-                since=since,
-                until=until,
-                made_at=timestamp(now),
-            )
-        archive = folder / f"rayhook-audit-{now:%Y-%m-%d}-{form.value}.zip"
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-            file.write(path, path.name)
-            file.writestr(f"{path.name}.manifest.json", manifest.to_json(self.deps.keyring.audit_signing_key))
-        path.unlink()
-        return archive
+    def _zipped(self, export: Export, name: str, form: ExportFormat) -> Iterator[bytes]:
+        """Yield the archive's bytes as they are made: nothing of it is kept."""
+        made = _Made()
+        with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:  # type: ignore[arg-type]  # it only writes
+            with archive.open(f"{name}.{_SUFFIXES[form]}", "w", force_zip64=True) as file:
+                for line in export:
+                    file.write(line)
+                    yield made.take()
+            manifest = export.manifest.to_json(self.deps.keyring.audit_signing_key)
+            archive.writestr(f"{name}.{_SUFFIXES[form]}.manifest.json", manifest)
+        yield made.take()
+
+
+class _Made:
+    """What has been written and not yet taken. That there is no `tell` says that it is no file."""
+
+    def __init__(self) -> None:
+        self._content = bytearray()
+
+    def write(self, content: bytes) -> int:
+        self._content += content
+        return len(content)
+
+    def flush(self) -> None:
+        """Nothing waits elsewhere."""
+
+    def take(self) -> bytes:
+        taken = bytes(self._content)
+        self._content.clear()
+        return taken
 
 
 def build_audit_export_router(deps: SMARTDependencies, pages: StaffPages, gate: StaffGate) -> APIRouter:

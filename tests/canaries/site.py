@@ -264,7 +264,7 @@ def running_site(folder: Path, search: Search, *, distributed: bool) -> Iterator
 
 
 def _distribute(site: Site, stack: ExitStack) -> None:
-    site.postgresql = PostgreSQL(site.folder / "postgresql")
+    site.postgresql = PostgreSQL()
     stack.callback(site.postgresql.close)
     site.redis = Redis(site.folder / "redis", free_port())
     stack.callback(site.redis.close)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import tempfile
 import zipfile
 
 import pytest
@@ -12,6 +13,7 @@ from sqlalchemy import text
 from rayhook.audit.events import AuditKind
 from rayhook.audit.export import check_export
 from rayhook.audit.record import AuditEntry
+from rayhook.inference.sealed_spool import SealedSpool
 
 from .test_audit_pages import PATIENT, entry, newest, officer, write  # noqa: F401 - fixtures
 from .test_staff_sign_in import at_once, staff, words  # noqa: F401 - fixtures
@@ -115,6 +117,25 @@ def test_export_is_told_before_it_is_given(officer, world):  # noqa: F811
     officer.browser.post("/staff/audit/export", data={"form": "csv", "first_day": "2026-01-01"})
     record = newest(world, AuditKind.AUDIT_LOG_EXPORTED)
     assert (record.detail["format"], record.detail["from"][:10]) == ("csv", "2026-01-01")
+
+
+def test_export_lies_on_the_disk_as_nobody_can_read_it(officer, told, tmp_path, monkeypatch):  # noqa: F811
+    """What is there when the first byte goes out is the whole of it, and no archive."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    lying, read = [], SealedSpool.read
+
+    def looked(spool, name):
+        lying.extend(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+        yield from read(spool, name)
+
+    monkeypatch.setattr(SealedSpool, "read", looked)
+    answer = officer.browser.post(
+        "/staff/audit/export", data={"form": "csv", "ehr": "demo-ehr", "patient": SUBJECT}
+    )
+    assert zipfile.is_zipfile(io.BytesIO(answer.content))
+    [file] = lying
+    assert len(file) > len(answer.content)
+    assert not any(word in file for word in (b"PK\x03\x04", SUBJECT.encode(), answer.content[-40:]))
 
 
 def grow_stale(world):
