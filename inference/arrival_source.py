@@ -187,7 +187,7 @@ class Sources:
         session: Session,
         row: ArrivalSourceRow,
         *,
-        next_attempt_at: float,
+        next_attempt_at: float | None,
         error_code: str | None = None,
     ) -> None:
         """Give the source back; without an error its attempts count from the beginning again."""
