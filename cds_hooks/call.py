@@ -21,10 +21,17 @@ from rayhook.cds_hooks.orders import ImagingOrder
 from rayhook.cds_hooks.prefetch import Prefetched, gather
 from rayhook.cds_hooks.rules import Advice, Duplicate, History, Misfit, advice_on, follow_ups, moment
 from rayhook.cds_hooks.services import Service
-from rayhook.cds_hooks.studies import MAX_STUDIES, image_sources, known_sources, studies_with_images
+from rayhook.cds_hooks.studies import (
+    MAX_STUDIES,
+    image_sources,
+    known_sources,
+    studies_with_images,
+    withdrawn_studies,
+)
 from rayhook.cds_hooks.trust import Attempt, authenticate, check_prefetched_patient, refusals_audited
 from rayhook.fhir.r4 import ImagingStudySummary
 from rayhook.inference.job_table import Priority
+from rayhook.inference.withdrawal import cancel_withdrawn
 
 _FINISHED = frozenset({Topic.FINDING, Topic.NO_FINDING, Topic.NOTHING_TO_RATE, Topic.WITHDRAWN})
 # How far back an order looks for results; what is not analysed yet is queued, and not waited for.
@@ -69,6 +76,7 @@ def _cards(
     studies, complete = studies_with_images(
         prefetched.studies, patient_id=call.context.patient_id, base_url=call.base_url
     )
+    _end_withdrawn(dependencies, call, prefetched)
     chosen = _chosen(call, studies)
     priority = min((Priority.ASAP, *(order.priority for order in orders or ())), key=lambda p: p.rank)
     found = _study_answers(dependencies, call, chosen, prefetched, received_at=received_at, priority=priority)
@@ -87,6 +95,22 @@ def _cards(
     if not (complete and prefetched.complete):
         cards.append(IssuedCard(card=writer.incomplete()))
     return cards
+
+
+def _end_withdrawn(dependencies: CDSDependencies, call: Call, prefetched: Prefetched) -> None:
+    withdrawn = withdrawn_studies(
+        prefetched.studies,
+        ehr_id=call.principal.ehr.id,
+        patient_id=call.context.patient_id,
+        base_url=call.base_url,
+    )
+    if not withdrawn:
+        return
+    with dependencies.sessions() as session:
+        cancel_withdrawn(
+            session, dependencies.keyring, dependencies.audit, withdrawn, clock=dependencies.clock
+        )
+        session.commit()
 
 
 def _chosen(call: Call, studies: Sequence[ImagingStudySummary]) -> tuple[ImagingStudySummary, ...]:

@@ -9,7 +9,9 @@ from rayhook.cds_hooks.trust import check_subject
 from rayhook.fhir.errors import InvalidRequest, RayhookError
 from rayhook.fhir.r4 import ImagingStudySummary, read_imaging_study
 from rayhook.inference.endpoint import endpoint_ids, image_endpoint, readable_endpoints
-from rayhook.inference.image_source import WITHOUT_IMAGES, ImageSource, LateEndpoints
+from rayhook.inference.image_source import WITHOUT_IMAGES, ImageSource, LateEndpoints, study_reference
+from rayhook.inference.study import StudyReference
+from rayhook.inference.withdrawal import WITHDRAWN
 
 MAX_STUDIES = 3
 
@@ -31,6 +33,19 @@ def studies_with_images(
         elif study.status not in WITHOUT_IMAGES:
             studies[study.id] = study
     return tuple(sorted(studies.values(), key=_age, reverse=True)), complete
+
+
+def withdrawn_studies(
+    resources: Iterable[JSONObject], *, ehr_id: str, patient_id: str, base_url: str
+) -> tuple[StudyReference, ...]:
+    """Return those that the EHR takes back, of a patient whom studies_with_images has checked."""
+    read = (_study(resource) for resource in resources if resource.get("status") in WITHDRAWN)
+    named = (
+        study_reference(study, ehr_id=ehr_id, base_url=base_url, patient_id=patient_id)
+        for study in read
+        if study is not None
+    )
+    return tuple(reference for reference in named if reference is not None)
 
 
 def _check_owner(resource: JSONObject, patient_id: str, base_url: str) -> None:

@@ -28,6 +28,7 @@ from rayhook.inference.arrival_lookup import AGENT, ArrivalLookup, Finding
 from rayhook.inference.intake import Intake
 from rayhook.inference.jobs import enqueue, job_key
 from rayhook.inference.study import ModelIdentity, StudyReference
+from rayhook.inference.withdrawal import cancel_withdrawn
 
 _QUEUE_FULL_S: Final = 15.0
 _PASSING: Final = (NotFound, RateLimited, ServiceUnavailable, UpstreamError)
@@ -94,6 +95,7 @@ class ArrivalCourier:
         with self.sessions() as session:
             for entry in found.accesses:
                 self.audit.record(session, entry)
+            cancel_withdrawn(session, self.keyring, self.audit, found.withdrawn, clock=self.clock)
             for one in found.requests:
                 row, is_new = enqueue(
                     session,

@@ -25,6 +25,7 @@ from rayhook.inference.image_source import (
 )
 from rayhook.inference.job_table import Authorization, Priority
 from rayhook.inference.study import StudyReference
+from rayhook.inference.withdrawal import WITHDRAWN
 
 AGENT: Final = "rayhook"
 ADDRESS_REFUSED: Final = "dicomweb_address_not_registered"
@@ -49,6 +50,7 @@ class Finding:
     requests: tuple[Request, ...]
     accesses: tuple[AuditEntry, ...]
     reason: str | None = None
+    withdrawn: tuple[StudyReference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +74,11 @@ class ArrivalLookup:
         requests: list[Request] = []
         accesses: list[AuditEntry] = []
         reasons: list[str] = []
+        withdrawn: list[StudyReference] = []
         for base_url, resource, included in self._resources(ehr, arrival):
             study = read_imaging_study(resource, base_url=base_url)
             accesses.append(_access(arrival, study.patient_id, _names(study)))
+            withdrawn += _withdrawn(study, ehr, base_url)
             found = self._reference(ehr, arrival, study, included, base_url=base_url)
             if isinstance(found, StudyReference):
                 priority, reads = self._priority(ehr, arrival, found)
@@ -86,7 +90,8 @@ class ArrivalLookup:
                     accesses.append(_address_refused(arrival, study))
         if not accesses:
             raise NotFound("the EHR does not know the study yet", code="study_not_in_ehr")
-        return Finding(tuple(requests), tuple(accesses), None if requests else reasons[0])
+        reason = None if requests else reasons[0]
+        return Finding(tuple(requests), tuple(accesses), reason, tuple(withdrawn))
 
     def _resources(self, ehr: EHR, arrival: Arrival) -> Iterator[tuple[str, Resource, list[Resource]]]:
         """Yield the FHIR base, the ImagingStudy and what came with it; it is hardly ever more than one."""
@@ -221,3 +226,11 @@ def _address_refused(arrival: Arrival, study: ImagingStudySummary) -> AuditEntry
         entities=_names(study),
         detail={"reason": ADDRESS_REFUSED},
     )
+
+
+def _withdrawn(study: ImagingStudySummary, ehr: EHR, base_url: str) -> list[StudyReference]:
+    """Return the study where its EHR takes it back."""
+    if study.status not in WITHDRAWN or study.patient_id is None:
+        return []
+    named = study_reference(study, ehr_id=ehr.id, base_url=base_url, patient_id=study.patient_id)
+    return [] if named is None else [named]

@@ -26,8 +26,10 @@ from rayhook.inference.job_table import (
     open_row,
 )
 from rayhook.inference.results import MAX_MESSAGE, index
+from rayhook.inference.study import StudyReference
 
-MAX_ATTEMPTS: Final = 3
+# Where machines fail one after the other, an honest study may be in hand three times; five deaths are its own doing.
+MAX_ATTEMPTS: Final = 5
 EXHAUSTED: Final = "attempts_exhausted"
 CANCELLED_BY_STAFF: Final = "cancelled_by_staff"
 STUDY_WITHDRAWN: Final = "study_withdrawn"
@@ -240,23 +242,31 @@ def cancel(
 def cancel_study(
     session: Session,
     keyring: Keyring,
+    study: StudyReference,
     *,
-    ehr_id: str,
-    study_instance_uid: str,
     code: str = STUDY_WITHDRAWN,
     clock: Clock = time.time,
 ) -> tuple[JobRow, ...]:
-    """End what waits or is in hand of a study that its EHR takes back."""
+    """End what waits or is in hand of an ImagingStudy that its EHR takes back, in whatever version.
+
+    Another ImagingStudy of the same images, of another patient for one, is not touched.
+    """
     query = (
         select(AnalysisJob)
         .where(
-            AnalysisJob.study_index == index(keyring, "study", ehr_id, study_instance_uid),
+            AnalysisJob.study_index == index(keyring, "study", study.ehr_id, study.study_instance_uid),
             col(AnalysisJob.state).in_([JobState.QUEUED.value, JobState.RUNNING.value]),
         )
         .with_for_update()
     )
     found = session.exec(query, execution_options={"populate_existing": True}).all()
-    return tuple(_cancel(session, job, code=code, now=clock()) for job in found)
+    same = [job for job in found if _is_of(open_reference(session, keyring, job), study)]
+    return tuple(_cancel(session, job, code=code, now=clock()) for job in same)
+
+
+def _is_of(reference: StudyReference, study: StudyReference) -> bool:
+    mine = (reference.fhir_base_url, reference.patient_id, reference.imaging_study_id)
+    return mine == (study.fhir_base_url, study.patient_id, study.imaging_study_id)
 
 
 def _cancel(session: Session, job: AnalysisJob, *, code: str, now: float) -> JobRow:

@@ -47,6 +47,7 @@ _SELF_HEALING: Final = (RateLimited, ServiceUnavailable, UpstreamTimeout, Upstre
 _DELAYS_S: Final = (2.0, 5.0, 15.0, 60.0, 300.0, 1200.0, *(3600.0,) * 23)
 _AFTER_A_DEATH_S: Final = (1.0, 6.0)
 _JITTER: Final = 0.2
+_random: Final = random.SystemRandom()
 
 log = structlog.get_logger()
 
@@ -159,7 +160,7 @@ class Docket:
             return JobState.REFUSED if jobs.refuse(session, claimed, **told) else None
         now = self.clock()
         if isinstance(error, EngineUnavailable) and error.code == ENGINE_ENDED:
-            return claims.survive(session, claimed, until=now + random.uniform(*_AFTER_A_DEATH_S), **told)  # noqa: S311
+            return claims.survive(session, claimed, until=now + _random.uniform(*_AFTER_A_DEATH_S), **told)
         until = _next_try(error, claimed, now)
         if until is not None and may_go_on(until):
             return JobState.QUEUED if claims.put_off(session, claimed, until=until, **told) else None
@@ -181,4 +182,4 @@ class Docket:
 def _next_try(error: RayhookError, claimed: ClaimedJob, now: float) -> float | None:
     if not isinstance(error, _SELF_HEALING) or claimed.retries >= len(_DELAYS_S):
         return None
-    return now + _DELAYS_S[claimed.retries] * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
+    return now + _DELAYS_S[claimed.retries] * _random.uniform(1 - _JITTER, 1 + _JITTER)

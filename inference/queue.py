@@ -26,6 +26,7 @@ _STOPS_EVERY_S = 0.05
 _WORKER_WAKES_MS = 100
 _SWEPT_A_THREAD = 2
 _JITTER = 0.3
+_random = random.SystemRandom()  # its own: whoever seeds the shared one is not to find it used
 
 Run = Callable[[str], str | None]
 
@@ -196,4 +197,4 @@ class AnalysisQueue:
                 # The database is away: the next round finds the same rows.
                 _log.warning("job_sweep_failed", code=error.code)
             # Many workers do not look at the same moment.
-            self._is_closing.wait(self._sweep_interval_s * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311
+            self._is_closing.wait(self._sweep_interval_s * _random.uniform(1 - _JITTER, 1 + _JITTER))

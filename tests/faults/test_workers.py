@@ -10,6 +10,7 @@ import psutil
 import psycopg
 import pytest
 
+from rayhook.inference.claims import MAX_ATTEMPTS
 from tests.faults.cluster import Cluster, Process, describe, running_cluster, wait_for
 from tests.faults.servers import free_port
 from tests.faults.studies import patient_id
@@ -163,7 +164,7 @@ def test_a_killed_workers_job_is_taken_up_when_its_lease_is_over(ward: Ward) -> 
 def test_images_that_end_each_worker_are_given_up_and_told_as_that(ward: Ward) -> None:
     ward.slow(SLOW_S)
     patient, job = ward.ask()
-    for attempt in range(1, 4):
+    for attempt in range(1, MAX_ATTEMPTS + 1):
         taken = "SELECT attempts FROM analysis_job WHERE id = %s AND state = 'running'"
         wait_for(lambda n=attempt, q=taken: ward.one(q, job) == n, 60.0, f"attempt {attempt}")
         ward.worker.kill()

@@ -21,6 +21,7 @@ from rayhook.inference import jobs
 from rayhook.inference.analysis import Analyser
 from rayhook.inference.delivery import deliver
 from rayhook.inference.dicomweb import RetrievalLimits
+from rayhook.inference.claims import MAX_ATTEMPTS
 from rayhook.inference.engine import ENGINE_ENDED
 from rayhook.inference.jobs import DeliveryState, JobState
 from rayhook.inference.study import AnalysisStatus
@@ -334,13 +335,13 @@ def test_images_that_end_the_engine_each_time_are_given_up(pipeline, hospital, d
     poisoned = replace(pipeline, analyser=analyser)
     first = run(poisoned, hospital)
     assert (first.row.state, first.row.error_code, first.row.attempts) == (JobState.QUEUED, ENGINE_ENDED, 1)
-    for number in range(1, 4):
+    for number in range(1, MAX_ATTEMPTS + 1):
         replace(poisoned, clock=lambda n=number: time.time() + 10 * n).run_next()
     ended = look(pipeline, first.row.id)
     assert (ended.row.state, ended.row.error_code, ended.row.attempts) == (
         JobState.DEAD,
         "attempts_exhausted",
-        3,
+        MAX_ATTEMPTS,
     )
     assert ended.kinds[-1] == "inference:job:failed"
 
