@@ -1,29 +1,35 @@
 """Images that were stored here: sealed in a spool until their study is analysed, and found by blind index.
 
-We are no archive: what is here is a copy on its way, and goes after a day.
+We are no archive: what is here is a copy on its way. It goes once its study is analysed, and after a day in any case.
 """
 
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import aliased
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from rayhook.auth.database_types import Sessions
 from rayhook.auth.keys import Keyring
-from rayhook.fhir.errors import RayhookError, ServiceUnavailable
+from rayhook.fhir.errors import Erased, RayhookError, ServiceUnavailable
 from rayhook.inference.arrival import ArrivalRow, ArrivalState
+from rayhook.inference.job_table import AnalysisJob, JobState, open_reference
 from rayhook.inference.results import index
 from rayhook.inference.sealed_spool import SealedSpool
 from rayhook.inference.study import StudyReference
 
 KEPT_S: Final = 86_400.0
 _AT_ONCE: Final = 500
+_UNCOUNTED_S: Final = 600.0  # longer than any request takes
+_UNDER_WAY: Final = (JobState.QUEUED.value, JobState.RUNNING.value)
+# Not what failed: it may be tried again, and the images need not be sent again then.
+_ENDED: Final = (JobState.CANCELLED.value, JobState.DEAD.value, JobState.DONE.value, JobState.REFUSED.value)
 _LONGEST_S: Final = 5 * 86_400.0  # longer than any study waits for its EHR
 
 
@@ -159,6 +165,52 @@ class ReceivedImages:
         # Files whose request was killed before they counted.
         self.spool.sweep(max(kept_s, _LONGEST_S))
         return len(names)
+
+    def forget_analysed(self, since: float) -> int:
+        """Remove what was here for analyses that ended after `since`, unless another of the same study is under way.
+
+        Spec: OWASP ASVS 5.0.0 V14.2.7
+        """
+        with self.sessions() as session:
+            names = []
+            if session.exec(select(ReceivedInstance.id).limit(1)).first() is not None:
+                names = [name for job in self._ended(session, since) for name in self._left_by(session, job)]
+            names += self._without_row(session)
+            session.commit()
+        for name in names:
+            self.spool.remove(name)
+        return len(names)
+
+    def _without_row(self, session: Session) -> list[str]:
+        """Return the files here whose row another process removed, or whose request was killed before they counted."""
+        here = self.spool.names(older_than_s=_UNCOUNTED_S)[:_AT_ONCE]
+        known = set(session.exec(select(ReceivedInstance.id).where(col(ReceivedInstance.id).in_(here))))
+        return [name for name in here if name not in known]
+
+    def _ended(self, session: Session, since: float) -> Iterator[AnalysisJob]:
+        other = aliased(AnalysisJob)
+        under_way = select(other.id).where(
+            other.study_index == AnalysisJob.study_index, col(other.state).in_(_UNDER_WAY)
+        )
+        query = select(AnalysisJob).where(
+            col(AnalysisJob.updated_at) >= since, col(AnalysisJob.state).in_(_ENDED), ~under_way.exists()
+        )
+        yield from session.exec(query)
+
+    def _left_by(self, session: Session, job: AnalysisJob) -> list[str]:
+        try:
+            reference = open_reference(session, self.keyring, job)
+        except Erased:
+            return []
+        mine = select(ReceivedInstance).where(
+            ReceivedInstance.study_index == self._index_of(reference),
+            # What came since is of an analysis that is not asked for yet.
+            col(ReceivedInstance.received_at) <= job.updated_at,
+        )
+        rows = session.exec(mine).all()
+        for row in rows:
+            session.delete(row)
+        return [row.id for row in rows]
 
     def _forget(self, name: str) -> None:
         with self.sessions() as session:

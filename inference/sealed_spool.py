@@ -98,10 +98,11 @@ class SealedSpool:
         """Forget the file; one that is not there is forgotten already."""
         self._path(name).unlink(missing_ok=True)
 
-    def names(self) -> list[str]:
-        """Return the files, the oldest first."""
+    def names(self, *, older_than_s: float = 0.0) -> list[str]:
+        """Return the files that are that old, the oldest first."""
+        latest = self._clock() - older_than_s if older_than_s else float("inf")
         found = [(modified, path.name) for path, _, modified in self._files() if not _is_draft(path)]
-        return [name for _, name in sorted(found)]
+        return [name for modified, name in sorted(found) if modified <= latest]
 
     def used_bytes(self) -> int:
         return sum(size for _, size, _ in self._files())
