@@ -148,6 +148,9 @@ def _failures() -> dict[str, str]:
         "failure_not_dicom_json": broken,
         "failure_not_dicom_multipart": broken,
         "failure_not_found": absent,
+        "failure_overloaded": _(
+            "More images are being fetched than may be at the same time. Try again in a moment."
+        ),
         "failure_role_insufficient": _("Your role does not allow seeing images."),
         "failure_service_unavailable": _("Rayhook is not available at the moment."),
         "failure_study_not_found": absent,
