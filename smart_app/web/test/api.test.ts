@@ -1,8 +1,22 @@
-import { createServer, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
 import { afterEach, beforeAll, expect, it } from "vitest";
 
 import { Failure, fetchJson } from "../src/api";
+
+/** What is used of node:http here: its types are not among what the viewer is built with. */
+interface Http {
+  createServer(answer: (request: unknown, response: Outgoing) => void): Server;
+}
+interface Outgoing {
+  writeHead(status: number, headers: Record<string, string>): void;
+  end(body: string): void;
+}
+interface Server {
+  listen(port: number, host: string, listening: () => void): void;
+  address(): { port: number };
+  close(): void;
+}
+
+const MODULE = "node:http";
 
 let server: Server | undefined;
 
@@ -15,14 +29,16 @@ afterEach(() => server?.close());
 /** A server that refuses so many times before it answers; returns its URL, and how often it was asked. */
 async function busy(times: number, headers: Record<string, string>): Promise<{ url: string; asked: () => number }> {
   let asked = 0;
-  server = createServer((_, response) => {
+  const { createServer } = (await import(/* @vite-ignore */ MODULE)) as Http;
+  const made = createServer((_, response) => {
     asked += 1;
     const refuses = asked <= times;
     response.writeHead(refuses ? 503 : 200, { "Content-Type": "application/json", ...(refuses ? headers : {}) });
     response.end(JSON.stringify(refuses ? { code: "overloaded", message: "busy", retryable: true } : { well: true }));
   });
-  await new Promise<void>((resolve) => server?.listen(0, "127.0.0.1", resolve));
-  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/`, asked: () => asked };
+  server = made;
+  await new Promise<void>((resolve) => made.listen(0, "127.0.0.1", resolve));
+  return { url: `http://127.0.0.1:${made.address().port}/`, asked: () => asked };
 }
 
 it("comes again when the server says when", async () => {
