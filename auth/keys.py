@@ -103,6 +103,12 @@ class Keyring:
         return self._looked(at_once=True).cipher.primary
 
     @property
+    def sealing_since(self) -> float | None:
+        """When that key was promoted; None for an installation's first."""
+        dates = {one.key_id: one.promoted_at for one in self._keys.file.encryption_dates}
+        return dates.get(self.sealing_key)
+
+    @property
     def opening_keys(self) -> frozenset[int]:
         """The ids of the keys that open what they sealed."""
         return self._looked(at_once=True).cipher.keys

@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Final
 
@@ -53,6 +53,7 @@ _ALLOWED: Final = {
 }
 _KEY_STATES: Final = {
     "current": translatable("signs"),
+    "seals": translatable("seals"),
     "next": translatable("signs next"),
     "retired": translatable("still published"),
 }
@@ -60,7 +61,7 @@ _KEY_STATES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class KeyView:
-    """`since`: when it began to sign; None where it has not yet, or does no more."""
+    """`since`: when it began to sign or to seal; None where it has not yet, or does no more."""
 
     purpose: str
     kid: str
@@ -96,7 +97,15 @@ def keys_of(session: Session, keyring: Keyring) -> list[KeyView]:
         KeyView(one.algorithm, one.kid, _KEY_STATES[one.state], since if one.state == "current" else None)
         for one in keyring.client_key_statuses()
     ]
-    return [audit, *clients]
+    sealing = KeyView(
+        "AES-256-GCM", str(keyring.sealing_key), _KEY_STATES["seals"], _sealing_since(keyring) or begun
+    )
+    return [sealing, audit, *clients]
+
+
+def _sealing_since(keyring: Keyring) -> datetime | None:
+    since = keyring.sealing_since
+    return None if since is None else datetime.fromtimestamp(since, UTC)
 
 
 def versions() -> Mapping[str, str]:

@@ -195,3 +195,9 @@ def test_the_audits_next_key_is_had_before_it_is_promoted(source, keyring):
     )
     [(handed, found)] = seen
     assert found == handed
+
+
+def test_the_keyring_says_since_when_its_key_seals(source, keyring):
+    assert keyring.sealing_since is None
+    promoted(source)
+    assert keyring.sealing_since == 100.0
