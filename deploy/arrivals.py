@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
@@ -17,11 +18,12 @@ from rayhook.inference.arrival_courier import ArrivalCourier
 from rayhook.inference.arrival_lookup import ArrivalLookup
 from rayhook.inference.authority import Authority
 from rayhook.inference.pacs_poll import PACSPolling
-from rayhook.inference.received import ReceivedImages
+from rayhook.inference.received import KEPT_S, ReceivedImages
 from rayhook.inference.subscription_upkeep import SubscriptionUpkeep
 
 _EVERY_S: Final = 1.0
 _TIDY_EVERY_S: Final = 600.0
+_FORGET_EVERY_S: Final = 30.0
 
 log = structlog.get_logger(__name__)
 
@@ -85,12 +87,20 @@ class Arrivals:
         if any(one.polled for one in sources):
             work["pacs-polls"] = _until_stopped(self.polling.run_due, _EVERY_S, first=self.polling.prepare)
         work["received-images"] = _until_stopped(self._tidy, _TIDY_EVERY_S)
+        work["analysed-images"] = _until_stopped(
+            partial(self._forget_analysed, _TIDY_EVERY_S),
+            _FORGET_EVERY_S,
+            first=partial(self._forget_analysed, KEPT_S),
+        )
         with in_threads(work):
             yield
 
     def _tidy(self) -> None:
         Inbox(self.courier.sessions, self.courier.reading, self.courier.keyring).forget_old()
         self.received.forget_old()
+
+    def _forget_analysed(self, back_s: float) -> None:
+        self.received.forget_analysed(self.received.clock() - back_s)
 
 
 def _until_stopped(

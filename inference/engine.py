@@ -6,6 +6,7 @@ result never depends on its neighbours.
 """
 
 import contextlib
+import os
 import queue
 import signal
 import threading
@@ -14,12 +15,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.heap import Arena
 from pathlib import Path
-from typing import Any, Final, Protocol, Self
+from typing import Final, Protocol, Self
 
 import numpy as np
 
 from rayhook.fhir.errors import EngineUnavailable, ModelIntegrityError
+from rayhook.inference.device import PROCESSOR
 from rayhook.inference.litert import (
     EngineOutput,
     EngineSpecification,
@@ -30,6 +33,7 @@ from rayhook.inference.litert import (
 )
 from rayhook.inference.preprocess import Float
 from rayhook.inference.registry import ModelPackage
+from rayhook.inference.tensorflow_runtime import open_runtime
 
 __all__ = [
     "ENGINE_ENDED",
@@ -123,21 +127,22 @@ class Engine:
     """The engine in a process of its own, for any number of calling threads."""
 
     def __init__(self, specification: EngineSpecification) -> None:
-        context = get_context("spawn")
         self._specification = specification
         self._memory = _SharedMemory(
             specification,
-            context.RawArray("f", _SLOTS * int(np.prod(specification.input_shape))),
-            context.RawArray("f", _SLOTS * specification.output_length),
+            _shared_floats(_SLOTS * int(np.prod(specification.input_shape))),
+            _shared_floats(_SLOTS * specification.output_length),
         )
         self._lock = threading.Lock()
         self._closed = False
         self._process = _EngineProcess(self._memory)
 
     @classmethod
-    def start(cls, package: ModelPackage, cache_dir: Path, *, threads: int = 1) -> Self:
+    def start(
+        cls, package: ModelPackage, cache_dir: Path, *, threads: int = 1, device: str = PROCESSOR
+    ) -> Self:
         """Return an engine whose process has been started and is warming up; export first if need be."""
-        return cls(specify(package, cache_dir, threads=threads))
+        return cls(specify(package, cache_dir, threads=threads, device=device))
 
     @property
     def ready(self) -> bool:
@@ -173,8 +178,10 @@ class Engine:
     def close(self) -> None:
         """Stop the process; calls under way fail with EngineUnavailable."""
         with self._lock:
-            self._closed = True
             self._process.stop()
+            if not self._closed:
+                self._memory.close()
+            self._closed = True
 
     def _living(self) -> "_EngineProcess":
         with self._lock:
@@ -191,14 +198,27 @@ class _SharedMemory:
     """Slots of one image each, seen by both processes."""
 
     specification: EngineSpecification
-    raw_inputs: Any
-    raw_outputs: Any
+    raw_inputs: Arena
+    raw_outputs: Arena
+
+    def close(self) -> None:
+        """Let no further process be given it; who has it mapped keeps it."""
+        for memory in (self.raw_inputs, self.raw_outputs):
+            os.close(memory.fd)
 
     def views(self) -> tuple[Float, Float]:
         """Return inputs (slots, s, s, 3) and outputs (slots, output_length) without a copy."""
-        inputs = np.frombuffer(self.raw_inputs, np.float32)
-        outputs = np.frombuffer(self.raw_outputs, np.float32)
+        inputs = np.frombuffer(self.raw_inputs.buffer, np.float32)
+        outputs = np.frombuffer(self.raw_outputs.buffer, np.float32)
         return inputs.reshape(_SLOTS, *self.specification.input_shape), outputs.reshape(_SLOTS, -1)
+
+
+def _shared_floats(count: int) -> Arena:
+    """Return memory of both processes that has no name on any disk: `RawArray` may have its file in a folder there."""
+    size = count * np.dtype(np.float32).itemsize
+    descriptor = os.memfd_create("rayhook-engine", os.MFD_CLOEXEC)
+    os.ftruncate(descriptor, size)
+    return Arena(size, descriptor)
 
 
 class _EngineProcess:
@@ -327,7 +347,7 @@ def _serve(connection: Connection, memory: _SharedMemory) -> None:
     """Answer slots until told to stop, or until the parent is gone; runs in the engine's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        runtime = Runtime(memory.specification)
+        runtime = open_runtime(memory.specification)
     except ModelIntegrityError as error:
         connection.send(error.message)
         return

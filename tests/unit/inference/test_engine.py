@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,7 +112,9 @@ def test_killed_engine_fails_the_calls_under_way_and_serves_the_next(engine, ima
         caller.join(TIMEOUT_S)
     assert len(caught) == 2
     assert all(error.retryable for error in caught)
-    assert ENGINE_ENDED in {error.code for error in caught}  # the other may have had none of its images in yet
+    assert ENGINE_ENDED in {
+        error.code for error in caught
+    }  # the other may have had none of its images in yet
     assert engine.run(images[:1], TIMEOUT_S).logits.shape == (1, 1)
     assert engine.pid != first
 
@@ -200,3 +203,10 @@ def test_asking_whether_it_is_well_brings_a_killed_engine_back(engine):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert engine.pid != first
+
+
+def test_images_are_in_memory_that_has_a_name_on_no_disk(engine):
+    engine.wait_ready(60)
+    mapped = Path(f"/proc/{engine.pid}/maps").read_text()
+    assert "/memfd:rayhook-engine" in mapped
+    assert "pym-" not in mapped  # what multiprocessing calls its own files
