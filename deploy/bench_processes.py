@@ -20,7 +20,7 @@ from rayhook.deploy.database import Database
 from rayhook.deploy.demo.peers import READY
 from rayhook.fhir.errors import ServiceUnavailable
 
-_START_S: Final = 180.0
+_START_S: Final = 600.0
 _STOP_S: Final = 60.0
 _DECODER = "rayhook.inference.decode_child"
 _ENGINE = "multiprocessing"

@@ -44,7 +44,15 @@ def configure_logging(*, level: str, log_format: LogFormat) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for name in ("httpx", "httpcore", "uvicorn.access", "alembic", "pydicom", "dramatiq"):
+    for name in (
+        "httpx",
+        "httpcore",
+        "uvicorn.access",
+        "alembic",
+        "pydicom",
+        "dramatiq",
+        "rayhook.deploy.postgresql",
+    ):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
