@@ -15,8 +15,11 @@ from rayhook.deploy.health import Check, Condition
 from rayhook.deploy.schema import Fit, fit
 from rayhook.fhir.errors import EngineUnavailable, ModelIntegrityError, ServiceUnavailable
 from rayhook.inference.engine import Engine
+from rayhook.inference.engine_pool import EnginePool
 
-_FREE_BYTES: Final = 16 * 1024 * 1024
+_MEBIBYTE: Final = 1024 * 1024
+_NEEDED_BYTES: Final = 4 * _MEBIBYTE
+_USUAL_BYTES: Final = 64 * _MEBIBYTE
 _APPLICATION_ID: Final = 0x52415948  # "RAYH": SQLite's own place for whose file it is
 _MAY_INSERT: Final = (
     "SELECT current_setting('transaction_read_only') = 'off' "
@@ -107,13 +110,16 @@ def disk_check(folder: Path, *, holds_database: bool) -> Check:
     """A full disk stops a database that is on it; otherwise it stops the anchor, and what is kept for a while."""
     failed = Condition.UNAVAILABLE if holds_database else Condition.DEGRADED
 
-    def ask() -> bool:
-        return shutil.disk_usage(folder).free >= _FREE_BYTES
+    def ask() -> Condition:
+        free = shutil.disk_usage(folder).free
+        if free < _NEEDED_BYTES:
+            return failed
+        return Condition.OK if free >= _USUAL_BYTES else Condition.DEGRADED
 
     return Check("disk", ask, failed=failed, late=Condition.DEGRADED)
 
 
-def engine_check(engines: Iterable[Engine]) -> Check:
+def engine_check(engines: Iterable[Engine | EnginePool]) -> Check:
     """An engine that died is started anew here: readiness keeps those away whose work would have started it."""
     known = tuple(engines)
 
@@ -124,7 +130,7 @@ def engine_check(engines: Iterable[Engine]) -> Check:
     return Check("engine", ask, at_start=True)
 
 
-def _is_alive(engine: Engine) -> bool:
+def _is_alive(engine: Engine | EnginePool) -> bool:
     try:
         engine.wait_ready(0.0)
     except (EngineUnavailable, ModelIntegrityError):

@@ -1,6 +1,5 @@
 """Each check says what is so, on both databases, under the fault that it is for."""
 
-import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +22,7 @@ from rayhook.deploy.health_checks import (
 )
 from rayhook.fhir.errors import EngineUnavailable, ServiceUnavailable
 from tests import storage
+from tests.faults.test_disk_full import fill, small_disk
 
 
 @pytest.fixture
@@ -151,10 +151,21 @@ def test_a_keyring_that_others_may_read_is_told(keyring, tmp_path):
     assert found(keyring_check(keyring, tmp_path / "keyring.json")) == {"keyring": "degraded"}
 
 
-@pytest.mark.parametrize(("holds", "condition"), [(True, "unavailable"), (False, "degraded")])
-def test_a_full_disk_stops_a_database_that_is_on_it(tmp_path, monkeypatch, holds, condition):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1024))
-    assert found(disk_check(tmp_path, holds_database=holds)) == {"disk": condition}
+def test_a_disk_that_fills_up_is_told_before_and_when_it_is_full(tmp_path, migrated_sqlite):
+    with small_disk(tmp_path / "disk") as disk:
+        database = create_database(storage.sqlite(disk / "storage", migrated_sqlite).url)
+        checks = (audit_check(database), disk_check(disk, holds_database=True))
+        assert found(*checks) == {"audit": "ok", "disk": "degraded"}
+        ballast = fill(disk)
+        assert found(*checks) == {"audit": "unavailable", "disk": "unavailable"}
+        assert found(disk_check(disk, holds_database=False)) == {"disk": "degraded"}
+        ballast.unlink()
+        assert found(*checks) == {"audit": "ok", "disk": "degraded"}
+        database.close()
+
+
+def test_a_disk_with_room_is_well(tmp_path):
+    assert found(disk_check(tmp_path, holds_database=True)) == {"disk": "ok"}
 
 
 class Engine:
