@@ -105,8 +105,9 @@ class Keyring:
     @property
     def sealing_since(self) -> float | None:
         """When that key was promoted; None for an installation's first."""
-        dates = {one.key_id: one.promoted_at for one in self._keys.file.encryption_dates}
-        return dates.get(self.sealing_key)
+        keys = self._looked(at_once=True)
+        dates = {one.key_id: one.promoted_at for one in keys.file.encryption_dates}
+        return dates.get(keys.cipher.primary)
 
     @property
     def opening_keys(self) -> frozenset[int]:
