@@ -99,7 +99,9 @@ class ArrivalLookup:
             base_url = arrival.fhir_base_url or ehr.fhir_base_urls[0]
             yield base_url, self._read(ehr, base_url, "ImagingStudy", arrival.imaging_study_id), []
             return
-        identifier = f"{DICOM_UID_SYSTEM}|{oid_uri(arrival.study_instance_uid or '')}"
+        uid = arrival.study_instance_uid or ""
+        # Some servers keep the bare UID.
+        identifier = f"{DICOM_UID_SYSTEM}|{oid_uri(uid)},{DICOM_UID_SYSTEM}|{uid}"
         parameters = [("identifier", identifier), ("_include", "ImagingStudy:endpoint")]
         for base_url in ehr.fhir_base_urls:
             found = self._ask(

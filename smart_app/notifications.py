@@ -3,6 +3,8 @@
 Spec: HL7 Subscriptions R5 Backport 1.1.0, "Channels", rest-hook; FHIR R4 Subscription.channel.header
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Final
 
 import msgspec
@@ -26,18 +28,16 @@ def build_notification_router(deps: SMARTDependencies) -> APIRouter:
     router = APIRouter(tags=["Subscriptions"])
     desk = NotificationDesk(keyring=deps.keyring, audit=deps.audit, clock=deps.clock)
 
+    def sender(ehr_id: str, authorization: Annotated[str, Header()] = "") -> EHR:
+        """Know who sends before a byte of it is read."""
+        with _refusals_audited(deps, ehr_id):
+            return _sender(deps, ehr_id, authorization)
+
     @router.post(PATH, response_class=Response)
-    def notify(
-        ehr_id: str,
-        body: Annotated[bytes, Depends(_body)],
-        authorization: Annotated[str, Header()] = "",
-    ) -> Response:
+    def notify(ehr: Annotated[EHR, Depends(sender)], body: Annotated[bytes, Depends(_body)]) -> Response:
         """Take one notification in; the answer comes when it is in the database."""
-        try:
-            _take_in(deps, desk, _sender(deps, ehr_id, authorization), body)
-        except RayhookError as error:
-            _record_refusal(deps, ehr_id, error)
-            raise
+        with _refusals_audited(deps, ehr.id):
+            _take_in(deps, desk, ehr, body)
         return Response()
 
     return router
@@ -84,15 +84,24 @@ def _json(body: bytes) -> object:
         raise InvalidRequest("a notification has to be JSON", expression="Bundle") from None
 
 
+@contextmanager
+def _refusals_audited(deps: SMARTDependencies, ehr_id: str) -> Iterator[None]:
+    try:
+        yield
+    except RayhookError as error:
+        if error.status < 500:  # noqa: PLR2004 - the database is there
+            _record_refusal(deps, ehr_id, error)
+        raise
+
+
 def _record_refusal(deps: SMARTDependencies, ehr_id: str, error: RayhookError) -> None:
-    if isinstance(error, Unauthenticated) or error.status < 500:  # noqa: PLR2004 - the database is there
-        known = deps.registry.by_id(ehr_id)
-        entry = AuditEntry(
-            AuditKind.FHIR_NOTIFICATION_REFUSED,
-            Outcome.MINOR_FAILURE,
-            ehr_id=None if known is None else known.id,
-            detail={"reason": error.code, "field": error.expression or ""},
-        )
-        with deps.sessions() as session:
-            deps.audit.record(session, entry)
-            session.commit()
+    known = deps.registry.by_id(ehr_id)
+    entry = AuditEntry(
+        AuditKind.FHIR_NOTIFICATION_REFUSED,
+        Outcome.MINOR_FAILURE,
+        ehr_id=None if known is None else known.id,
+        detail={"reason": error.code, "field": error.expression or ""},
+    )
+    with deps.sessions() as session:
+        deps.audit.record(session, entry)
+        session.commit()
