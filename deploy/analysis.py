@@ -30,7 +30,9 @@ from rayhook.fhir.errors import RayhookError
 from rayhook.fhir.transport import Transport
 from rayhook.inference.analysis import Analyser
 from rayhook.inference.decode import Decoder
+from rayhook.inference.device import PROCESSOR, choose_devices
 from rayhook.inference.engine import Engine, export_all
+from rayhook.inference.engine_pool import EnginePool
 from rayhook.inference.lease import Leases
 from rayhook.inference.pipeline import Pipeline
 from rayhook.inference.queue import AnalysisQueue
@@ -65,7 +67,7 @@ class Analysis:
     outside: Outside
     works_here: bool
     models: tuple[ModelPackage, ...]
-    engines: dict[str, Engine]
+    engines: dict[str, Engine | EnginePool]
     queue: AnalysisQueue
     pipeline: Pipeline
     leases: Leases
@@ -132,10 +134,11 @@ def analysis_parts(
     settings, database = outside.settings, outside.database
     stages = stages or StageMetrics()
     with ExitStack() as stack:
-        engines = _engines(stack, settings, running) if works_here else {}
+        devices = choose_devices(settings.engine_device.value) if works_here else ()
+        engines = _engines(stack, settings, running, devices)
         if works_here or decoder is None:
             decoder = stack.enter_context(Decoder(children=settings.decoder_processes))
-        worker = _this_process(settings)
+        worker = _this_process(settings, devices)
         client = None
         doorbell = None
         if settings.redis_url is not None:
@@ -190,24 +193,30 @@ def _ping(client: redis.Redis) -> bool:
         return False
 
 
-def _engines(stack: ExitStack, settings: Settings, running: tuple[ModelPackage, ...]) -> dict[str, Engine]:
-    export_all(running, settings.engine_cache)
-    engines = {}
-    for package in running:
-        engine = Engine.start(package, settings.engine_cache, threads=settings.engine_threads)
-        stack.callback(engine.close)
-        engines[package.manifest.id] = engine
+def _engines(
+    stack: ExitStack, settings: Settings, running: tuple[ModelPackage, ...], devices: tuple[str, ...]
+) -> dict[str, Engine | EnginePool]:
+    if PROCESSOR in devices:
+        export_all(running, settings.engine_cache)
+    engines: dict[str, Engine | EnginePool] = {}
+    for package in running if devices else ():
+        made = []
+        for device in devices:
+            cache, threads = settings.engine_cache, settings.engine_threads
+            made.append(Engine.start(package, cache, threads=threads, device=device))
+            stack.callback(made[-1].close)
+        engines[package.manifest.id] = made[0] if len(made) == 1 else EnginePool(made)
     return engines
 
 
-def _this_process(settings: Settings) -> Worker:
+def _this_process(settings: Settings, devices: tuple[str, ...]) -> Worker:
     now = time.time()
     return Worker(
         id=uuid.uuid4().hex,
         name=f"{socket.gethostname()}:{os.getpid()}"[:128],
         queues=settings.worker_queues,
         threads=settings.pipeline_threads,
-        device="cpu",
+        device=", ".join(devices)[:64],
         version=version("rayhook"),
         started_at=now,
         seen_at=now,

@@ -34,6 +34,14 @@ class WorkerMode(StrEnum):
     SEPARATE = "separate"
 
 
+class EngineDevice(StrEnum):
+    """Where networks run; `auto`: on the GPUs that TensorFlow finds, or else the processor."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    GPU = "gpu"
+
+
 class LogFormat(StrEnum):
     CONSOLE = "console"
     JSON = "json"
@@ -279,6 +287,10 @@ class Settings(StorageSettings, ModelSettings):
     )
     engine_threads: Annotated[int, Field(ge=1, le=256)] = Field(
         max(1, (os.cpu_count() or 2) - 1), description="Threads of the inference engine."
+    )
+    engine_device: EngineDevice = Field(
+        EngineDevice.AUTO,
+        description="Where networks run: `auto` (on the GPUs that TensorFlow finds, or else the processor), `cpu` or `gpu`.",
     )
     job_lease_s: Annotated[float, Field(ge=1, le=600)] = Field(
         10.0,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rayhook.fhir.errors import EngineUnavailable, ModelIntegrityError
+from rayhook.inference.device import PROCESSOR
 from rayhook.inference.model import (
     assign_weights,
     build_resnet50,
@@ -45,7 +46,10 @@ class EngineOutput:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpecification:
-    """All that a process needs to run one exported network."""
+    """All that a process needs to run one network: exported, on the processor, or on a device of TensorFlow's.
+
+    device: `cpu`, or TensorFlow's name of a device, as `GPU:0`; then `package` has the weights.
+    """
 
     path: Path
     sha256: str
@@ -56,6 +60,8 @@ class EngineSpecification:
     early: int
     golden_logits: tuple[float, ...]
     threads: int
+    device: str = PROCESSOR
+    package: ModelPackage | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -152,13 +158,16 @@ class Runtime:
         return np.concatenate([output[name].ravel() for name in ("logits", "features", "early", "cam")])
 
 
-def specify(package: ModelPackage, cache_dir: Path, *, threads: int) -> EngineSpecification:
+def specify(
+    package: ModelPackage, cache_dir: Path, *, threads: int, device: str = PROCESSOR
+) -> EngineSpecification:
     """Return what a process needs to run the package's network; exports it first if need be."""
-    path = export_litert(package, cache_dir)
     manifest = package.manifest
+    is_exported = device == PROCESSOR
+    path = export_litert(package, cache_dir) if is_exported else package.weights_path
     return EngineSpecification(
         path=path,
-        sha256=_sidecar(path).read_text(encoding="ascii"),
+        sha256=_sidecar(path).read_text(encoding="ascii") if is_exported else manifest.weights_sha256,
         input_size=manifest.input_size,
         map_side=manifest.map_side,
         labels=len(manifest.labels),
@@ -166,6 +175,8 @@ def specify(package: ModelPackage, cache_dir: Path, *, threads: int) -> EngineSp
         early=early_count(manifest.stages),
         golden_logits=manifest.golden_logits,
         threads=threads,
+        device=device,
+        package=None if is_exported else package,
     )
 
 

@@ -9,6 +9,7 @@ import structlog
 
 from rayhook.auth.keys import Keyring
 from rayhook.deploy.database import create_database, migrate
+from rayhook.inference.claims import MAX_ATTEMPTS
 from rayhook.inference.jobs import JobState, claim, enqueue, fail, load_job
 from rayhook.inference.queue import AnalysisQueue
 from rayhook.inference.study import StudyReference
@@ -250,7 +251,7 @@ def test_job_of_a_killed_worker_is_done_by_another(work):
 
 
 def test_message_that_kills_every_worker_ends_dead(work):
-    """A worker that never comes back, three times over; the fourth claim gives up."""
+    """A worker that never comes back, each time anew; the claim after the last gives up."""
     job_id = work.enqueue()
     queue = work.queue(sweep_interval_s=0.02)
 
@@ -262,7 +263,7 @@ def test_message_that_kills_every_worker_ends_dead(work):
     queue.send(job_id)
     assert queue.wait(job_id, 5.0)
     row = work.row(job_id)
-    assert (row.state, row.attempts) == (JobState.DEAD, 3)
+    assert (row.state, row.attempts) == (JobState.DEAD, MAX_ATTEMPTS)
 
 
 def test_sweep_outlives_a_database_that_is_away(work):
