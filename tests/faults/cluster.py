@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ class Process:
         self._arguments, self._environment = arguments, environment
         self._log = folder / f"{name}.log"
         self._child: subprocess.Popen[bytes] | None = None
+        self._begins_at = 0
         self._left: list[psutil.Process] = []
 
     @property
@@ -49,6 +51,7 @@ class Process:
 
     def start(self) -> None:
         with self._log.open("ab") as log:
+            self._begins_at = log.tell()
             self._child = subprocess.Popen(
                 [sys.executable, "-m", *self._arguments],
                 env=self._environment,
@@ -56,6 +59,12 @@ class Process:
                 stdout=log,
                 stderr=log,
             )
+
+    def has_said(self, event: str) -> bool:
+        """Return whether the process of now has logged it."""
+        with self._log.open(errors="replace") as log:
+            log.seek(self._begins_at)
+            return f'"event": "{event}"' in log.read()
 
     def kill(self) -> float:
         """End it with SIGKILL, the one process alone; return when."""
@@ -81,6 +90,15 @@ class Process:
     def orphans(self) -> list[psutil.Process]:
         """Return the children of killed ones that still live."""
         return [one for one in self._left if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+    def cpu_s(self) -> float:
+        total = 0.0
+        with suppress(psutil.NoSuchProcess):
+            own = psutil.Process(self.pid)
+            for one in (own, *own.children(recursive=True)):
+                times = one.cpu_times()
+                total += times.user + times.system
+        return total
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")
@@ -132,6 +150,15 @@ class Cluster:
     def held(self) -> dict[str, dict[str, int]]:
         found: dict[str, dict[str, int]] = self.door.get("/test/held").raise_for_status().json()
         return found
+
+    def cpu_s(self) -> float:
+        """Return the processor time of the service, EHR and PACS: of what lives, and of what was killed before."""
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return (
+            ended.ru_utime
+            + ended.ru_stime
+            + sum(one.cpu_s() for one in (self.peers, self.api, *self.workers))
+        )
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.postgresql.url) as connection:

@@ -4,18 +4,21 @@ The limits are the product's own: no study lost, no write doubled, a killed work
 15 s, work within 10 s of a server's return, and within 30 s of the loss of everything that Redis held.
 """
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
 
 from tests.conftest import ROOT
 from tests.faults.account import Account, reclaims, recovery_s, settle
-from tests.faults.cluster import Cluster, as_json, describe, running_cluster, wait_for
+from tests.faults.cluster import Cluster, Process, as_json, describe, running_cluster, wait_for
 from tests.faults.line import Cut
-from tests.faults.storm import Storm, cutting
+from tests.faults.storm import RECLAIM_S, RECOVERY_S, Storm, cutting
 from tests.faults.studies import patient_id
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.timeout(900)]
@@ -23,9 +26,6 @@ pytestmark = [pytest.mark.postgresql, pytest.mark.timeout(900)]
 STUDIES = 1000
 SINGLE = 160
 SEED = 7
-RECLAIM_S = 15.0
-RECOVERY_S = 10.0
-AFTER_LOSS_S = 30.0
 SETTLED_S = 60.0
 FIGURES = ROOT / ".cache" / "faults.json"
 
@@ -139,21 +139,29 @@ def test_redis_may_go_away_and_come_back(ward: Ward) -> None:
     back = time.time()
     ward.ask(4)
     ward.await_reports()
-    assert (recovery_s(cluster.entries(), back) or 99.0) <= RECOVERY_S
+    assert (recovery_s(cluster.entries(), back) or 99.0) <= RECOVERY_S["redis restarted"]
 
 
 def test_redis_may_lose_everything(ward: Ward) -> None:
-    """The workers are away while the messages are: nobody is woken by one that came before."""
+    """The workers sleep while the messages come and are lost: nothing but the rows tells them of the studies."""
     cluster = ward.cluster
-    for worker in cluster.workers:
-        worker.stop()
-    ward.ask(6)
-    cluster.redis.flush()
-    lost = time.time()
-    for worker in cluster.workers:
-        worker.start()
+    with asleep(cluster.workers):
+        ward.ask(6)
+        assert cluster.redis.flush() > 0, "Redis held nothing that could be lost"
+        lost = time.time()
     ward.await_reports()
-    assert (recovery_s(cluster.entries(), lost) or 99.0) <= AFTER_LOSS_S
+    assert (recovery_s(cluster.entries(), lost) or 99.0) <= RECOVERY_S["redis flushed"]
+
+
+@contextmanager
+def asleep(processes: list[Process]) -> Iterator[None]:
+    for one in processes:
+        os.kill(one.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for one in processes:
+            os.kill(one.pid, signal.SIGCONT)
 
 
 def test_postgresql_may_be_cut_off_and_come_back(ward: Ward) -> None:
@@ -167,7 +175,7 @@ def test_postgresql_may_be_cut_off_and_come_back(ward: Ward) -> None:
     ward.await_reports()
     assert not refused["taken"]
     assert "503" in refused["error"]
-    assert (recovery_s(cluster.entries(), back) or 99.0) <= RECOVERY_S
+    assert (recovery_s(cluster.entries(), back) or 99.0) <= RECOVERY_S["postgresql restarted"]
 
 
 @pytest.mark.parametrize(
@@ -249,13 +257,9 @@ def test_a_thousand_studies_in_a_storm_of_all_faults(ward: Ward) -> None:
     figures = storm.run()
     as_json(figures.as_dict(), FIGURES)
     told = f"{figures.as_dict()}\n{describe(cluster)}"
-    assert figures.account.is_settled, told
     assert figures.kills >= 10, told
     assert figures.reclaims_s, told
-    assert max(figures.reclaims_s) <= RECLAIM_S, told
-    assert (figures.recoveries_s["redis restarted"] or 99.0) <= RECOVERY_S, told
-    assert (figures.recoveries_s["postgresql restarted"] or 99.0) <= RECOVERY_S, told
-    assert (figures.recoveries_s["redis flushed"] or 99.0) <= AFTER_LOSS_S, told
+    assert figures.is_within_limits, told
 
 
 def test_every_job_ended_as_done(ward: Ward) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from rayhook.auth.keys import Keyring
 from rayhook.deploy.database import create_database
 from rayhook.fhir.errors import NotFound, RayhookError, Unprocessable
+from rayhook.inference.claims import MAX_ATTEMPTS
 from rayhook.inference.jobs import (
     Authorization,
     DeliveryState,
@@ -223,19 +224,19 @@ def test_renewed_lease_holds(store):
     assert store.claim(claimed.id) is None
 
 
-def test_job_that_kills_its_workers_is_dead_after_three(store):
+def test_job_that_kills_its_workers_is_dead_after_its_attempts(store):
     job, _ = store.enqueue()
-    for _ in range(3):
+    for _ in range(MAX_ATTEMPTS):
         assert store.claim(job.id) is not None
         store.now += 60
     assert store.claim(job.id) is None
     row = store(load_job, job.id)
-    assert (row.state, row.error_code, row.attempts) == (JobState.DEAD, "attempts_exhausted", 3)
+    assert (row.state, row.error_code, row.attempts) == (JobState.DEAD, "attempts_exhausted", MAX_ATTEMPTS)
 
 
 def test_dead_job_stays_dead(store):
     job, _ = store.enqueue()
-    for _ in range(4):
+    for _ in range(MAX_ATTEMPTS + 1):
         store.claim(job.id)
         store.now += 60
     assert store.enqueue() == (store(load_job, job.id), False)
@@ -290,7 +291,7 @@ def test_end_erases_the_token(store, end):
 
 def test_death_erases_the_token(store):
     job, _ = store.enqueue()
-    for _ in range(4):
+    for _ in range(MAX_ATTEMPTS + 1):
         store.claim(job.id)
         store.now += 60
     assert store.column("authorization") is None
