@@ -154,12 +154,19 @@ class Keyring:
         self._look_at = now + _LOOK_EVERY_S
         if found in {None, self._seen} or now < self._try_again_at:
             return self._keys
-        with self._lock:
-            if found != self._seen and now >= self._try_again_at:
-                self._take_up(self._source, found)
-            return self._keys
+        if self._source.wrap is None or at_once:
+            self._take_up(self._source, found)
+        else:
+            # The KMS may take seconds to answer, and who seals by the keys in hand need not wait for that.
+            threading.Thread(target=self._take_up, args=(self._source, found), daemon=True).start()
+        return self._keys
 
     def _take_up(self, source: KeyringFile, found: tuple[int, int] | None) -> None:
+        with self._lock:
+            if found != self._seen and time.monotonic() >= self._try_again_at:
+                self._read(source, found)
+
+    def _read(self, source: KeyringFile, found: tuple[int, int] | None) -> None:
         try:
             file = source.read()
             if file.index != self._keys.file.index:

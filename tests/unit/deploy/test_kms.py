@@ -8,7 +8,8 @@ import boto3
 import pytest
 from moto.core import set_initial_no_auth_action_count
 
-from rayhook.auth.key_rotation import add_encryption_key, rotate_client_keys
+from rayhook.auth.encryption import key_of
+from rayhook.auth.key_rotation import add_encryption_key, promote_encryption_key, rotate_client_keys
 from rayhook.auth.keyring_file import KeyringFile
 from rayhook.deploy.health import Health, Phase
 from rayhook.deploy.kms import await_kms, keyring_file, kms_wrap, open_keyring
@@ -247,6 +248,38 @@ def test_a_running_process_keeps_its_keys_while_kms_is_away(settings, monkeypatc
     keyring._source = KeyringFile(settings.keyring_path, away(settings, monkeypatch))
     assert keyring.open(sealed, **PLACE) == b"value"
     assert len(keyring.opening_keys) == 1
+
+
+class Slow:
+    """A KMS that takes its time."""
+
+    def __init__(self):
+        self.answers, self.was_waited_for = threading.Event(), False
+
+    def unwrap(self, _text):
+        self.was_waited_for = not self.answers.wait(30)
+        raise ServiceUnavailable("the KMS does not answer", code="kms_unavailable")
+
+
+def test_nobody_waits_for_a_slow_kms_who_has_the_keys_in_hand(settings):
+    keyring = open_keyring(settings)
+    add_encryption_key(keyring_file(settings), distribution_s=60)
+    slow = Slow()
+    keyring._source = KeyringFile(settings.keyring_path, slow)
+    sealed = [keyring.seal(b"value", **PLACE) for _ in range(3)]
+    assert [keyring.open(one, **PLACE) for one in sealed] == [b"value"] * 3
+    assert not slow.was_waited_for
+    slow.answers.set()
+
+
+def test_what_changed_is_taken_up_beside_the_work(settings):
+    keyring = open_keyring(settings)
+    add_encryption_key(keyring_file(settings), distribution_s=0)
+    new = promote_encryption_key(keyring_file(settings)).key_id
+    deadline = time.monotonic() + 30
+    while key_of(keyring.seal(b"value", **PLACE)) != new and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert key_of(keyring.seal(b"value", **PLACE)) == new
 
 
 def test_it_asks_kms_again_later(settings, monkeypatch):
