@@ -17,21 +17,23 @@ Resource = dict[str, Any]
 _MR = "1.2.840.10008.5.1.4.1.1.4"
 _STARTED = "2026-03-12T10:15:00+00:00"
 _HEAD_SEED = 39
-GOOD, DAMAGED, WAITING = "1", "2", "3"
+GOOD, DAMAGED, WAITING, ARRIVING = "1", "2", "3", "4"
 
 
 def catalogue_in(folder: Path) -> Catalogue:
-    """One study that is analysed, one whose images are damaged, one of another patient."""
+    """One study that is analysed, one whose images are damaged, one that is in hand at a crash, one that arrives."""
     slices = head_flair(_HEAD_SEED, lesion=True)
     good = [_image(slices[n], GOOD, n + 1) for n in range(FLAIR_SLICES)]
     damaged = [_image(slices[n], DAMAGED, n + 1)[:-40_000] for n in range(3)]
     waiting = [_image(slices[n], WAITING, n + 1) for n in range(4, 8)]
+    arriving = [_image(slices[n], ARRIVING, n + 1) for n in range(4, 8)]
     patient = PLANTED["patient id"]
     return Catalogue(
         (
             _study(folder, GOOD, good, patient=patient),
             _study(folder, DAMAGED, damaged, patient=f"{patient}-2"),
             _study(folder, WAITING, waiting, patient=f"{patient}-3"),
+            _study(folder, ARRIVING, arriving, patient=f"{patient}-4"),
         )
     )
 

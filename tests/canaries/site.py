@@ -15,10 +15,16 @@ import httpx
 import psutil
 
 from rayhook.deploy.demo.catalogue import DemoStudy
-from rayhook.deploy.demo.ehr import DemoEHR, create_ehr, demo_registry_toml
+from rayhook.deploy.demo.ehr import (
+    SENDER_SECRET,
+    SUBSCRIPTION_SECRET,
+    DemoEHR,
+    create_ehr,
+    demo_registry_toml,
+)
 from rayhook.deploy.demo.pacs import DemoPACS, create_pacs
 from rayhook.deploy.demo.run import serving
-from tests.canaries.canaries import Found, Search
+from tests.canaries.canaries import Found, Search, token
 from tests.canaries.patient import catalogue_in, chart
 from tests.faults.cluster import Process, wait_for
 from tests.faults.servers import PostgreSQL, Redis, free_port
@@ -154,6 +160,9 @@ class Site:
     browsers: list[httpx.Client] = field(default_factory=list)
     answers: list[tuple[str, bytes]] = field(default_factory=list)
 
+    def secret(self, name: str) -> str:
+        return (self.folder / name).read_text().strip()
+
     @property
     def temporary(self) -> Path:
         return self.folder / "tmp"
@@ -213,7 +222,10 @@ def running_site(folder: Path, search: Search, *, distributed: bool) -> Iterator
     for study in catalogue.studies:
         ehr.state.demo.store.seed(chart(study))
     pacs = create_pacs(catalogue, introspect=ehr.state.accepts_token)
-    toml = demo_registry_toml(ehr_base_url=urls["ehr"], pacs_base_url=urls["pacs"])
+    for name in (SUBSCRIPTION_SECRET, SENDER_SECRET):
+        (folder / name).write_text(f"{token()}\n")
+        (folder / name).chmod(0o600)
+    toml = demo_registry_toml(ehr_base_url=urls["ehr"], pacs_base_url=urls["pacs"], secrets_dir=folder)
     # A clinician is nobody here but in an emergency; who signs is the radiologist, by a role of their own.
     rules = "practitioner_roles = []\nbreak_glass = true\n"
     (folder / "ehrs.toml").write_text(toml.replace("dicom_results =", f"{rules}dicom_results =", 1))

@@ -29,10 +29,12 @@ from rayhook.auth.one_time_codes import current_code
 from rayhook.auth.roles import Role
 from rayhook.deploy.accounts import opened_accounts
 from rayhook.deploy.database import administering, create_database, parse_url
+from rayhook.deploy.demo.catalogue import DemoStudy
+from rayhook.deploy.demo.ehr import SENDER_SECRET, SUBSCRIPTION_SECRET
 from rayhook.deploy.demo.ehr_seed import PRACTITIONER_ID, RADIOLOGIST_ID
 from rayhook.deploy.postgresql import ConnectionSettings
 from tests.canaries.canaries import PIXELS, PLANTED, Found, Search, token
-from tests.canaries.patient import assigned, order
+from tests.canaries.patient import assigned, chart, order
 from tests.canaries.site import Site, hidden, in_time, running_site
 
 pytestmark = pytest.mark.timeout(600)
@@ -55,18 +57,18 @@ def site(request, tmp_path_factory) -> Iterator[Site]:
 
 
 def story(site: Site) -> None:
-    good, damaged, waiting = (study for study in site.studies)
+    good, damaged, waiting, arriving = site.studies
     the_peers_refuse(site, waiting.patient_id)
     analysed(site, good.patient_id)
     site.ehr.client.order_sign(good.patient_id, order(good, id="draft"))
     malformed_calls(site, good.patient_id)
     site.ehr.client.patient_view(damaged.patient_id)
-    result = answered_and_signed(site, good.patient_id)
+    arrived(site, arriving)
+    answered_and_signed(site, good.patient_id)
     in_an_emergency(site, good.patient_id)
     the_officer(site, good.patient_id)
     command_lines(site)
     crashed(site, waiting.patient_id)
-    assert result
 
 
 def the_peers_refuse(site: Site, patient: str) -> None:
@@ -122,7 +124,46 @@ def malformed_calls(site: Site, patient: str) -> None:
         httpx.get(f"{site.service_url}{path}/{'0' * 32}", timeout=30)
 
 
-def answered_and_signed(site: Site, patient: str) -> str:
+def arrived(site: Site, study: DemoStudy) -> None:
+    """Images are stored at our own door, in order and not; an EHR notifies of what it should not."""
+    url = f"{site.service_url}/dicom-web/studies"
+    files = [instance.path.read_bytes() for instance in study.instances]
+    for body in ([b"no DICOM: " + PLANTED["hook value"].encode()], [files[0][:300]], files):
+        made, content_type = multipart(body)
+        headers = {"Authorization": f"Bearer {site.secret(SENDER_SECRET)}", "Content-Type": content_type}
+        answer = httpx.post(
+            url, content=made, headers=headers | {"Accept": "application/dicom+json"}, timeout=60
+        )
+    assert answer.status_code == 200, answer.text
+    told = {"resourceType": "Parameters", "parameter": [{"name": PLANTED["hook value"], "valueString": "x"}]}
+    bundle = {
+        "resourceType": "Bundle",
+        "type": "history",
+        "entry": [{"resource": told}, {"resource": chart(study)[0]}],
+    }
+    for content in (bundle, told, {"resourceType": PLANTED["family name"]}):
+        answer = httpx.post(
+            f"{site.service_url}/fhir/subscriptions/demo-ehr",
+            json=content,
+            headers={"Authorization": f"Bearer {site.secret(SUBSCRIPTION_SECRET)}"},
+            timeout=30,
+        )
+        assert answer.status_code >= 400
+        site.answers.append(("a notification", answer.content))
+
+    def is_reported() -> bool:
+        reports = site.ehr.store.search("DiagnosticReport", [])
+        return any(one["subject"]["reference"] == f"Patient/{study.patient_id}" for one in reports)
+
+    in_time(is_reported, "the report on what arrived", 180.0)
+
+
+def multipart(files: list[bytes]) -> tuple[bytes, str]:
+    parts = b"".join(b"--B\r\nContent-Type: application/dicom\r\n\r\n" + file + b"\r\n" for file in files)
+    return parts + b"--B--\r\n", 'multipart/related; type="application/dicom"; boundary=B'
+
+
+def answered_and_signed(site: Site, patient: str) -> None:
     browser = site.browser(RADIOLOGIST_ID)
     page = site.launch(browser, patient)
     link = unescape(re.search(r'href="([^"]*/results/[^"]+)"', page.text)[1])
@@ -165,7 +206,6 @@ def answered_and_signed(site: Site, patient: str) -> str:
     page = post("/report", act="sign", seen=unescape(hidden(page, "seen")), reason="")
     post("/report", act="withdraw", seen=unescape(hidden(page, "seen")), reason=PLANTED["correction reason"])
     browser.get(f"{site.service_url}/fhir/R4/DiagnosticReport", params={"w": mark})
-    return address
 
 
 def look_at_images(site: Site, browser: httpx.Client, page: httpx.Response) -> None:
@@ -284,7 +324,13 @@ def search(site: Site) -> Search:
     }
     ids = assigned(site.studies[0])
     return Search(
-        PLANTED | given | cookies | reports | ids | {"password": PASSWORD, "pixels": PIXELS.tobytes()}
+        PLANTED
+        | given
+        | cookies
+        | reports
+        | ids
+        | {"password": PASSWORD, "pixels": PIXELS.tobytes()}
+        | {name: site.secret(name) for name in (SENDER_SECRET, SUBSCRIPTION_SECRET)}
     )
 
 
