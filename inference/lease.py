@@ -19,11 +19,15 @@ _BEATS_PER_LEASE = 3
 
 
 class Hold:
-    """One job in hand. `is_lost` once it has gone to another, was cancelled, or was handed back."""
+    """One job in hand. `is_lost` once it has gone to another, was cancelled, or was handed back.
+
+    `is_over` once we ended it: there is no lease to keep while its report is brought to the EHR.
+    """
 
     def __init__(self, claimed: ClaimedJob) -> None:
         self.claimed = claimed
         self.is_lost = False
+        self.is_over = False
 
     def check(self) -> None:
         """Raise ServiceUnavailable where the job is not ours any more: nothing more may be done for it."""
@@ -51,6 +55,7 @@ class Leases:
         self._clock = clock
         self._present = present
         self._holds: set[Hold] = set()
+        self._dropped: list[ClaimedJob] = []
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -82,16 +87,21 @@ class Leases:
     def beat(self) -> None:
         """Prolong the lease of every job in hand; those that are not ours any more are told so."""
         with self._lock:
-            holds = [hold for hold in self._holds if not hold.is_lost]
+            holds = [hold for hold in self._holds if not (hold.is_lost or hold.is_over)]
         with self._sessions() as session:
             # In the order of their ids: two processes never wait for each other.
             for hold in sorted(holds, key=lambda hold: hold.claimed.id):
-                if not renew(session, hold.claimed, lease_s=self.lease_s, clock=self._clock):
+                if (
+                    not renew(session, hold.claimed, lease_s=self.lease_s, clock=self._clock)
+                    and not hold.is_over
+                ):
                     hold.is_lost = True
                     log.warning("job_given_up", job=hold.claimed.id)
             if self._present is not None:
                 self._present(session)
             session.commit()
+        with self._lock:
+            self._dropped = [claimed for claimed in self._dropped if claimed not in dropped]
 
     def hand_back(self) -> int:
         """Queue the jobs in hand again, for another worker to do; return how many."""
@@ -106,7 +116,7 @@ class Leases:
 
     def _beat_until_closed(self) -> None:
         while not self._is_closing.wait(self.lease_s / _BEATS_PER_LEASE):
-            if not self._holds and self._present is None:
+            if not self._holds and not self._dropped and self._present is None:
                 continue
             try:
                 self.beat()

@@ -199,6 +199,7 @@ class Pipeline:
             return
         if result_id is None:
             return
+        attempt.hold.is_over = True
         self.ended(attempt.claimed.id)
         with timed(Stage.WRITE):
             delivery = self._reports.deliver(attempt, ehr, result_id, result, resources=resources)

@@ -1,6 +1,7 @@
 import time
 
 import pytest
+import structlog
 from sqlalchemy import text
 
 from rayhook.fhir.errors import ServiceUnavailable
@@ -38,6 +39,18 @@ def test_who_lost_a_job_is_told_at_the_next_beat(desk, leases):  # noqa: F811
     assert refusal.value.code == "lease_lost"
 
 
+def test_a_job_that_we_ended_is_not_told_as_lost(desk, leases):  # noqa: F811
+    """Its report is on its way to the EHR meanwhile."""
+    desk.ask()
+    claimed = desk.take().job
+    with structlog.testing.capture_logs() as logs, leases.holding(claimed) as hold:
+        desk.fail(claimed)
+        hold.is_over = True
+        leases.beat()
+        hold.check()
+    assert not logs
+
+
 def test_who_still_has_a_job_goes_on(desk, leases):  # noqa: F811
     desk.ask()
     with leases.holding(desk.take().job) as hold:
@@ -61,6 +74,24 @@ def test_what_has_ended_is_not_handed_back(desk, leases):  # noqa: F811
         desk.fail(claimed)
         assert leases.hand_back() == 0
     assert desk.row(id_).state is JobState.FAILED
+
+
+def test_a_job_whose_end_could_not_be_written_is_handed_back_with_the_next_beat(desk, leases):  # noqa: F811
+    id_ = desk.ask()
+    with leases.holding(desk.take().job) as hold:
+        leases.drop(hold.claimed)
+    leases.beat()
+    row = desk.row(id_)
+    assert (row.state, row.attempts) == (JobState.QUEUED, 0)
+
+
+def test_it_is_handed_back_once(desk, leases):  # noqa: F811
+    id_ = desk.ask()
+    leases.drop(desk.take().job)
+    leases.beat()
+    again = desk.take().job
+    leases.beat()
+    assert (desk.row(id_).state, again.attempts) == (JobState.RUNNING, 1)
 
 
 def test_the_thread_beats_by_itself(desk):  # noqa: F811
