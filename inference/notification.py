@@ -89,7 +89,7 @@ class NotificationDesk:
         self.audit.record(session, AuditEntry(kind, ehr_id=ehr.id, agent="Subscription", detail=detail))
 
     def announce(self, session: Session, ehr: EHR, studies: Iterable[Reference]) -> None:
-        for study in studies:
+        for study in sorted(studies, key=str):
             arrival = Arrival(
                 ehr_id=ehr.id,
                 way=ArrivalWay.SUBSCRIPTION,

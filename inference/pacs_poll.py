@@ -89,7 +89,9 @@ class PACSPolling:
         found = self._studies(ehr, pacs)
         seen = {_handle(uid): count for uid, count in found.items()}
         unseen = object()
-        changed = [uid for uid, count in found.items() if claimed.seen.get(_handle(uid), unseen) != count]
+        changed = sorted(
+            uid for uid, count in found.items() if claimed.seen.get(_handle(uid), unseen) != count
+        )
         with self.sessions() as session:
             row = sources.held(session, claimed)
             if row is None:

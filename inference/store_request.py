@@ -95,7 +95,8 @@ class StoreRequest:
         surplus: list[SpooledFile] = []
         failures = list(self._failures)
         with self.received.sessions() as session:
-            for file in self._files:
+            # In one order, whoever sends: two that waited for each other would wait for ever.
+            for file in sorted(self._files, key=lambda one: one.name.sop_instance_uid):
                 reception = self.received.admit(session, self.sender.ehr.id, file)
                 if reception is not Reception.STORED:
                     surplus.append(file)
