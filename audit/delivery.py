@@ -15,9 +15,10 @@ from rayhook.audit.checkpoint import Checkpoint, TreeHead
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.models import AUDIT_CHECKPOINT, AUDIT_DELIVERY, AUDIT_EVENT
 from rayhook.audit.record import AuditEntry, AuditLog
-from rayhook.audit.review import AuditRecord, opened, timestamp
+from rayhook.audit.review import AuditRecord, opened, sealed_values, timestamp
 from rayhook.auth.database_types import Sessions
 from rayhook.auth.keys import Keyring
+from rayhook.auth.patient_keys import ready_keys
 
 _BATCH: Final = 100
 _AGENT: Final = "rayhook"
@@ -82,6 +83,7 @@ class Delivery:
                 .limit(_BATCH)
             )
             rows = session.execute(query).mappings().all()
+            ready_keys(session, self._keyring, sealed_values(rows))
             records = [opened(session, self._keyring, row, is_lenient=True) for row in rows]
         return self._send(receiver, records, [record.seq for record in records])
 

@@ -1,7 +1,7 @@
 """Reading the audit back, opened, for those who may."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -14,12 +14,13 @@ from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.models import AUDIT_ENTITY, AUDIT_EVENT
 from rayhook.audit.record import audit_index
 from rayhook.auth.keys import Keyring
-from rayhook.auth.patient_keys import unseal
+from rayhook.auth.patient_keys import ready_keys, unseal
 from rayhook.fhir.errors import Erased, InvalidRequest, NotFound, RayhookError
 
 # What is told in the place of an erased event's detail, wherever it is shown or exported.
 ERASED: Final = MappingProxyType({"erased": "yes"})
 
+_SEALED = ("patient_sealed", "entities_sealed", "detail_sealed", "context_sealed")
 _BATCH = 500
 _EVENT = AUDIT_EVENT.c
 _NEWEST = (_EVENT.recorded_at.desc(), _EVENT.seq.desc())
@@ -162,6 +163,7 @@ def search(
     found.sort(key=lambda row: (row["recorded_at"], row["seq"]), reverse=True)
     shown = found[:limit]
     unreadable = tuple(row["seq"] for row in shown if is_lenient and not is_readable(row))
+    ready_keys(session, keyring, sealed_values(shown))
     records = tuple(
         opened(session, keyring, row, is_lenient=is_lenient) for row in shown if row["seq"] not in unreadable
     )
@@ -205,8 +207,11 @@ def walk(
     query = _query(keyring, wanted).where(_EVENT.seq > after).order_by(_EVENT.seq)
     if limit is not None:
         query = query.limit(limit)
-    for row in session.execute(query, execution_options={"yield_per": _BATCH}).mappings():
-        yield opened(session, keyring, row)
+    rows = session.execute(query, execution_options={"yield_per": _BATCH}).mappings()
+    for batch in rows.partitions():
+        ready_keys(session, keyring, sealed_values(batch))
+        for row in batch:
+            yield opened(session, keyring, row)
 
 
 def recent(
@@ -235,6 +240,13 @@ def timestamp(moment: datetime) -> str:
 
 def _query(keyring: Keyring, wanted: AuditSearch) -> Select[Any]:
     return select(AUDIT_EVENT).where(*wanted.conditions(keyring))
+
+
+def sealed_values(rows: Iterable[RowMapping]) -> Iterator[bytes | None]:
+    """Yield a value for each key that the rows need: one event has one key, and another for who acted."""
+    for row in rows:
+        yield row["agent_sealed"]
+        yield next((row[column] for column in _SEALED if row[column] is not None), None)
 
 
 def opened(session: Session, keyring: Keyring, row: RowMapping, *, is_lenient: bool = False) -> AuditRecord:

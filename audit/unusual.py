@@ -16,11 +16,11 @@ from sqlmodel import Session
 from rayhook.audit.events import AuditKind
 from rayhook.audit.models import AUDIT_EVENT, AUDIT_REVIEW_ITEM, AUDIT_WATCH
 from rayhook.audit.record import AuditEntry, AuditLog, audit_index
-from rayhook.audit.review import AuditRecord, is_readable, opened, timestamp
+from rayhook.audit.review import AuditRecord, is_readable, opened, sealed_values, timestamp
 from rayhook.audit.watch import Alert, Rule, Thresholds, Watch
 from rayhook.auth.database_types import Sessions
 from rayhook.auth.keys import Keyring
-from rayhook.auth.patient_keys import audited, seal, unseal
+from rayhook.auth.patient_keys import audited, ready_keys, seal, unseal
 from rayhook.fhir.errors import Erased, InvalidRequest, NotFound
 from rayhook.fhir.text import translatable
 
@@ -121,6 +121,7 @@ class Watching:
             rows = session.execute(query).mappings().all()
             if not rows:
                 return None
+            ready_keys(session, self._keyring, sealed_values(rows))
             return rows[-1]["seq"], [
                 opened(session, self._keyring, row, is_lenient=True) for row in rows if is_readable(row)
             ]

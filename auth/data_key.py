@@ -98,6 +98,16 @@ class OpenedKeys:
             key, until = self._kept.get(id_, (None, 0.0))
             return key if until > self._clock() else None
 
+    def untrusted(self, ids: Iterable[str]) -> list[str]:
+        """Return those that would have to be looked up."""
+        now = self._clock()
+        with self._lock:
+            return [
+                one
+                for one in dict.fromkeys(ids)
+                if one not in self._destroyed and self._kept.get(one, (None, 0.0))[1] <= now
+            ]
+
     def seen(self, id_: str, unwrap: Callable[[], bytes]) -> DataKey:
         """Return the key whose row was just read: opened once, it needs no opening again."""
         with self._lock:

@@ -9,7 +9,7 @@ Spec: 45 CFR 164.310(d)(2)(i), 164.312(a)(2)(iv); NIST SP 800-88r1 2.6 (cryptogr
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -26,6 +26,8 @@ ERASED_PREFIX: Final = "erased:"
 # In the place of a value whose key is about to be destroyed: who still has the key finds nothing but this.
 NOTHING: Final = b"\x00rayhook.erased"
 
+_AT_ONCE: Final = 1000
+_FEW: Final = 2
 _MEMO: Final = "rayhook.data_keys"
 _LIVE: Final = text("retired_at IS NULL")
 
@@ -153,6 +155,21 @@ def unseal(session: Session, keyring: Keyring, sealed: bytes, *, table: str, col
     return plaintext
 
 
+def ready_keys(session: Session, keyring: Keyring, sealed: Iterable[bytes | None]) -> None:
+    """Look up the keys of many values together, which `unseal` would look up one by one."""
+    ids = (data_key_of(one) for one in sealed if one is not None)
+    opened = keyring.opened_keys
+    wanted = opened.untrusted(one for one in ids if one is not None)[:_AT_ONCE]
+    if len(wanted) < _FEW:
+        return
+    query = select(_KEY.id, _KEY.wrapped).where(_KEY.id.in_(wanted))
+    for row in session.execute(query).mappings():
+        if row["wrapped"] is None:
+            opened.forget([row["id"]])
+        else:
+            _opened(keyring, row)
+
+
 def sealing_keys(session: Session, keyring: Keyring, subjects: Sequence[Subject]) -> list[DataKey]:
     """Return the live key of each subject, and keep erasures from coming between until the transaction ends.
 
@@ -168,9 +185,7 @@ def sealing_keys(session: Session, keyring: Keyring, subjects: Sequence[Subject]
         raise Erased
     if missing:
         memo |= _live_keys(session, keyring, missing)
-        for subject in missing:
-            if subject not in memo:
-                memo[subject] = _made(session, keyring, subject)
+        memo |= _made(session, keyring, [subject for subject in missing if subject not in memo])
     return [memo[subject] for subject in subjects]
 
 
@@ -253,23 +268,30 @@ def _live_keys(session: Session, keyring: Keyring, subjects: Sequence[Subject]) 
     return {subject: _opened(keyring, found[subject]) for subject in subjects if subject in found}
 
 
-def _made(session: Session, keyring: Keyring, subject: Subject) -> DataKey:
-    """Insert a new key, or return the one that another transaction committed meanwhile."""
-    key, keyset = DataKey.new()
-    values = {
-        "id": key.id,
-        "scope": subject.scope.value,
-        "subject_index": subject.index,
-        "wrapped": keyring.seal(keyset, table=PATIENT_KEY.name, column="wrapped", row=key.id),
-        "created_at": time.time(),
-    }
+def _made(session: Session, keyring: Keyring, subjects: Sequence[Subject]) -> dict[Subject, DataKey]:
+    """Insert new keys, and return them, or those that another transaction committed meanwhile."""
+    if not subjects:
+        return {}
+    new = {subject: DataKey.new() for subject in subjects}
+    rows = [
+        {
+            "id": key.id,
+            "scope": subject.scope.value,
+            "subject_index": subject.index,
+            "wrapped": keyring.seal(keyset, table=PATIENT_KEY.name, column="wrapped", row=key.id),
+            "created_at": time.time(),
+        }
+        for subject, (key, keyset) in new.items()
+    ]
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    made = session.execute(insert(PATIENT_KEY).values(values).on_conflict_do_nothing().returning(_KEY.id))
-    if made.first() is None:
-        return _live_keys(session, keyring, [subject])[subject]
-    # By its id alone: should the transaction be rolled back, nothing anywhere bears that id.
-    keyring.opened_keys.keep(key)
-    return key
+    statement = insert(PATIENT_KEY).on_conflict_do_nothing().returning(_KEY.id)
+    inserted = set(session.execute(statement, rows).scalars())
+    made = {subject: key for subject, (key, _) in new.items() if key.id in inserted}
+    for key in made.values():
+        # By its id alone: should the transaction be rolled back, nothing anywhere bears that id.
+        keyring.opened_keys.keep(key)
+    missing = [subject for subject in subjects if subject not in made]
+    return made | (_live_keys(session, keyring, missing) if missing else {})
 
 
 def _opening_key(session: Session, keyring: Keyring, id_: str) -> DataKey | None:
