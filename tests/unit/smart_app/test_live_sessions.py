@@ -226,7 +226,7 @@ with ThreadPoolExecutor(4) as pool:
 
 def test_of_two_processes_one_renews_and_the_other_finds_the_new_token(world, launched):
     asked = len(world.ehr.authorization.tokens._refresh)
-    folder, url = world.keyring._path.parent, str(world.database.engine.url)
+    folder, url = world.keyring._source.path.parent, str(world.database.engine.url)
     world.clock.ahead_s = TOKEN_LIFE_S
     arguments = [folder, url, launched.cookies[COOKIE], TOKEN_LIFE_S, time.time() + 4]
     processes = [
