@@ -33,6 +33,7 @@ class Figures:
     elapsed_s: float
     account: Account
     kills: int
+    ended_by_themselves: int
     api_kills: int
     reclaims_s: tuple[float, ...]
     recoveries_s: dict[str, float | None]
@@ -58,6 +59,7 @@ class Figures:
             "strange": list(self.account.strange),
             "written_again": self.account.repeated,
             "workers_killed": self.kills,
+            "workers_ended_by_themselves": self.ended_by_themselves,
             "api_killed": self.api_kills,
             "reclaims": len(self.reclaims_s),
             "reclaim_max_s": round(max(self.reclaims_s, default=0.0), 1),
@@ -84,6 +86,7 @@ class Storm:
     _kills: list[float] = field(default_factory=list)
     _backs: dict[str, float] = field(default_factory=dict)
     _api_kills: int = 0
+    _ended: int = 0
     _cpu_before: float = 0.0
 
     def __post_init__(self) -> None:
@@ -148,11 +151,20 @@ class Storm:
         """Kill one that works, every few seconds: one that has brought nothing since its start has nothing to lose."""
         chance = random.Random(self.seed + 1)
         while not self._done.wait(chance.uniform(*KILLED_EVERY_S)):
+            self._start_again()
             working = [worker for worker in self.cluster.workers if worker.has_said("result_delivery")]
             if working:
                 worker = chance.choice(working)
                 self._kills.append(worker.kill())
                 self.cluster.note(f"{worker.name} killed")
+                worker.start()
+
+    def _start_again(self) -> None:
+        """Do what whoever runs the workers does with one that ended because the database was away at its start."""
+        for worker in self.cluster.workers:
+            if not worker.is_running:
+                self.cluster.note(f"{worker.name} had ended by itself")
+                self._ended += 1
                 worker.start()
 
     def askers(self) -> list[threading.Thread]:
@@ -229,6 +241,7 @@ class Storm:
             elapsed_s=elapsed_s,
             account=settle(entries),
             kills=len(self._kills),
+            ended_by_themselves=self._ended,
             api_kills=self._api_kills,
             reclaims_s=tuple(reclaims(entries, self._kills)),
             recoveries_s={name: recovery_s(entries, at) for name, at in self._backs.items()},
