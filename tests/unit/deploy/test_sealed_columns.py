@@ -1,5 +1,6 @@
 import importlib
 import pkgutil
+import shutil
 
 import pytest
 from sqlmodel import SQLModel
@@ -9,9 +10,13 @@ import rayhook.auth
 import rayhook.cds_hooks
 import rayhook.inference
 import rayhook.smart_app
+from rayhook.audit.alarm import DecryptionAlarm
+from rayhook.audit.record import AuditLog
+from rayhook.audit.review import recent
 from rayhook.auth.data_key import DataKey
 from rayhook.auth.encryption import key_of
 from rayhook.auth.keys import Keyring
+from rayhook.deploy.database import create_database
 from rayhook.deploy.sealed_columns import SEALED_COLUMNS, UNSEALED_COLUMNS, Under, forgotten_columns
 from rayhook.fhir.errors import RayhookError
 
@@ -83,9 +88,7 @@ def test_equal_values_differ_once_sealed(keyring):
     assert {key_of(one) for one in sealed} == {keyring.sealing_key}
 
 
-@pytest.mark.parametrize(
-    "column", [one for one in SEALED_COLUMNS if one.under is Under.DATA_KEY], ids=str
-)
+@pytest.mark.parametrize("column", [one for one in SEALED_COLUMNS if one.under is Under.DATA_KEY], ids=str)
 def test_a_value_under_a_data_key_opens_in_its_place_alone(column):
     key, _ = DataKey.new()
     sealed = key.seal(b"value", **place(column))
@@ -95,3 +98,18 @@ def test_a_value_under_a_data_key_opens_in_its_place_alone(column):
         with pytest.raises(RayhookError):
             key.open(sealed, **where)
     assert key.open(sealed, **place(column)) == b"value"
+
+
+def test_every_value_that_was_moved_is_in_the_audit(keyring, tmp_path, migrated_sqlite):
+    database = create_database(f"sqlite:///{shutil.copy(migrated_sqlite, tmp_path / 'rayhook.sqlite3')}")
+    audit = AuditLog(keyring)
+    with DecryptionAlarm(keyring, database.sessions, audit).listening():
+        for column in SEALED_COLUMNS:
+            sealed = keyring.seal(b"value", **place(column))
+            with pytest.raises(RayhookError):
+                keyring.open(sealed, **place(column, row="fedcba9876543210"))
+    with database.reading() as session:
+        events = recent(session, keyring, limit=100)
+    database.close()
+    told = [event.detail["column"] for event in events if str(event.kind) == "auth:decryption:failed"]
+    assert sorted(told) == sorted(map(str, SEALED_COLUMNS))
