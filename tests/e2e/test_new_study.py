@@ -1,5 +1,7 @@
 """A study that arrives while nobody looks is analysed, and reported, before its chart is opened."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -8,7 +10,14 @@ import pytest
 
 from rayhook.deploy.demo.catalogue import build_catalogue
 from rayhook.deploy.demo.ehr_seed import imaging_study_id
-from rayhook.deploy.demo.run import DemoAddresses, demo_peers, rayhook_process, subscribe, wait_until_ready
+from rayhook.deploy.demo.run import (
+    DemoAddresses,
+    _environment,
+    demo_peers,
+    rayhook_process,
+    subscribe,
+    wait_until_ready,
+)
 from tests.e2e.conftest import Demo, _free_ports
 
 _ANALYSED_S = 90.0  # seconds on a quiet machine are more on a busy one
@@ -27,6 +36,16 @@ def subscribed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         wait_until_ready(addresses.rayhook, process)
         subscribe(addresses, data_dir)
         yield Demo(addresses, catalogue, data_dir, peers)
+
+
+def rayhook(demo: Demo, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "rayhook.deploy.cli", *arguments],
+        env=_environment(demo.addresses, demo.data_dir),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def reports(demo: Demo) -> list:
@@ -57,3 +76,24 @@ def test_a_new_study_is_reported_before_anybody_asks(subscribed: Demo) -> None:
     (study,) = report["imagingStudy"]
     assert report["subject"]["reference"] == patient
     assert study["reference"] not in seeded
+
+
+def test_the_subscriptions_are_listed_with_what_was_heard(subscribed: Demo) -> None:
+    (subscription,) = subscribed.peers.ehr.store.search("Subscription", [])
+    listed = rayhook(subscribed, "subscription", "list", "--ehr", "demo-ehr")
+    assert listed.returncode == 0, listed.stderr
+    assert subscription["id"][:8] in listed.stdout
+    assert "never" not in listed.stdout
+
+
+def test_an_ehr_that_is_not_registered_has_none(subscribed: Demo) -> None:
+    refused = rayhook(subscribed, "subscription", "list", "--ehr", "other")
+    assert (refused.returncode, "subscription_not_registered" in refused.stderr) == (2, True)
+
+
+def test_a_subscription_is_deleted_by_its_id_or_with_all(subscribed: Demo) -> None:
+    unknown = rayhook(subscribed, "subscription", "delete", "--ehr", "demo-ehr", "no-such-id")
+    assert (unknown.returncode, len(subscribed.peers.ehr.store.search("Subscription", []))) == (2, 1)
+    deleted = rayhook(subscribed, "subscription", "delete", "--ehr", "demo-ehr")
+    assert deleted.returncode == 0, deleted.stderr
+    assert subscribed.peers.ehr.store.search("Subscription", []) == []
