@@ -111,7 +111,12 @@ class Docket:
             yield Hold(claimed)
             return
         with self.leases.holding(claimed) as hold:
-            yield hold
+            try:
+                yield hold
+            except ServiceUnavailable:
+                # The database or the audit is away: nothing can be written of the job, and it ended nobody.
+                self.leases.drop(claimed)
+                raise
 
     def keep(self, attempt: Attempt, *accesses: AuditEntry) -> None:
         """Prolong the lease, and audit what was accessed under it, be it still ours or not."""

@@ -10,12 +10,13 @@ from sqlmodel import Session
 
 from rayhook.auth.database_types import Sessions
 from rayhook.fhir.errors import RayhookError, ServiceUnavailable
-from rayhook.inference.claims import hand_back, renew
+from rayhook.inference.claims import hand_back, put_off, renew
 from rayhook.inference.job_table import ClaimedJob
 
 log = structlog.get_logger()
 
 _BEATS_PER_LEASE = 3
+_PAUSE_S = 2.0  # what the database or the audit did not take is not tried at once
 
 
 class Hold:
@@ -84,11 +85,19 @@ class Leases:
             with self._lock:
                 self._holds.discard(hold)
 
+    def drop(self, claimed: ClaimedJob) -> None:
+        """Let go of a job whose end could not be written: it is put off as soon as the database is there."""
+        with self._lock:
+            self._dropped.append(claimed)
+
     def beat(self) -> None:
         """Prolong the lease of every job in hand; those that are not ours any more are told so."""
         with self._lock:
             holds = [hold for hold in self._holds if not (hold.is_lost or hold.is_over)]
+            dropped = list(self._dropped)
         with self._sessions() as session:
+            for claimed in sorted(dropped, key=lambda claimed: claimed.id):
+                self._put_off(session, claimed)
             # In the order of their ids: two processes never wait for each other.
             for hold in sorted(holds, key=lambda hold: hold.claimed.id):
                 if (
@@ -102,6 +111,16 @@ class Leases:
             session.commit()
         with self._lock:
             self._dropped = [claimed for claimed in self._dropped if claimed not in dropped]
+
+    def _put_off(self, session: Session, claimed: ClaimedJob) -> None:
+        put_off(
+            session,
+            claimed,
+            until=self._clock() + _PAUSE_S,
+            code="database_unavailable",
+            message="the database does not answer",
+            clock=self._clock,
+        )
 
     def hand_back(self) -> int:
         """Queue the jobs in hand again, for another worker to do; return how many."""
