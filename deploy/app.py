@@ -69,6 +69,7 @@ from rayhook.inference.registry import Manifest, ModelPackage, load_models, sele
 from rayhook.inference.results import StoredResult
 from rayhook.inference.sign_off_queue import SignOffQueue
 from rayhook.smart_app.dependencies import SMARTDependencies
+from rayhook.smart_app.fhir_limit import FHIRLimit
 from rayhook.smart_app.retrievals import Retrievals
 from rayhook.smart_app.router import build_router as smart_router
 from rayhook.smart_app.sign_in_limit import SignInLimit
@@ -333,6 +334,7 @@ def mount(
         forgetting=service.erasures.forgetting,
         version=version("rayhook"),
         settings=settings_view(settings),
+        fhir_limit=FHIRLimit(service.limits.calls()),
         sign_in_limit=SignInLimit(service.limits.tries()),
         retrievals=Retrievals(settings.viewer_retrievals),
     )

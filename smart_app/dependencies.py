@@ -23,6 +23,7 @@ from rayhook.inference.queue import AnalysisQueue
 from rayhook.inference.registry import Manifest
 from rayhook.inference.sign_off_queue import SignOffQueue
 from rayhook.inference.study import ModelIdentity
+from rayhook.smart_app.fhir_limit import FHIRLimit
 from rayhook.smart_app.retrievals import Retrievals
 from rayhook.smart_app.sign_in_limit import SignInLimit
 
@@ -87,6 +88,7 @@ class SMARTDependencies:
     forgetting: list[Callable[[], None]] = field(default_factory=list)
     version: str = ""
     settings: tuple[SettingView, ...] = ()
+    fhir_limit: FHIRLimit = field(default_factory=FHIRLimit)
     sign_in_limit: SignInLimit = field(default_factory=SignInLimit)
     retrievals: Retrievals = field(default_factory=Retrievals)
     clock: Callable[[], float] = time.time

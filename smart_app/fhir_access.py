@@ -15,8 +15,9 @@ from rayhook.auth.bearer import BearerTokens
 from rayhook.auth.principal import SMARTUser
 from rayhook.auth.roles import Permission
 from rayhook.auth.scopes import ResourceScope
-from rayhook.fhir.errors import Forbidden, InvalidRequest, RayhookError
+from rayhook.fhir.errors import Forbidden, InvalidRequest, RateLimited, RayhookError
 from rayhook.smart_app.access import Gate
+from rayhook.smart_app.fhir_limit import FHIRLimit
 from rayhook.smart_app.fhir_parameters import OF_THE_PATIENT, PARAMETERS, Filter, matches, read_filter
 
 Resource = dict[str, Any]
@@ -54,14 +55,16 @@ class FHIRAccess:
 
     permission = Permission.SMART_APP_FHIR_READ
 
-    def __init__(self, gate: Gate, tokens: BearerTokens) -> None:
+    def __init__(self, gate: Gate, tokens: BearerTokens, limit: FHIRLimit) -> None:
         self._gate = gate
         self._tokens = tokens
+        self._limit = limit
 
     def user(self, request: Request) -> SMARTUser:
         """Return the holder of the bearer token, or without one, of the session cookie.
 
-        Raises Unauthenticated or Forbidden, told to the audit; UpstreamError where the issuer cannot tell.
+        Raises Unauthenticated or Forbidden, told to the audit; RateLimited; UpstreamError where the issuer cannot
+        tell.
         """
         authorization = request.headers.get("Authorization")
         if authorization is None:
@@ -74,7 +77,16 @@ class FHIRAccess:
         if not user.can(self.permission):
             refusal = Forbidden("your role does not allow this", code="role_insufficient")
             raise self._gate.refused(refusal, user, permission=self.permission)
+        self._admit(user)
         return user
+
+    def _admit(self, user: SMARTUser) -> None:
+        try:
+            self._limit.admit(user)
+        except RateLimited as error:
+            if error.is_first:
+                self._gate.refused(error, user, permission=self.permission)
+            raise
 
     def caller(self, user: SMARTUser, named: str | None) -> Caller:
         """Return the caller with the patient that the token is bound to, or that a system names.

@@ -184,7 +184,7 @@ def build_fhir_router(deps: SMARTDependencies, gate: Gate) -> APIRouter:
         audience=f"{deps.public_base_url}{PREFIX}",
         clock=deps.clock,
     )
-    access = FHIRAccess(gate, tokens)
+    access = FHIRAccess(gate, tokens, deps.fhir_limit)
     views = ResourceViews(deps, gate, access)
     router = APIRouter(tags=["fhir"])
     router.include_router(_open_routes(deps, views.base_url))
