@@ -50,7 +50,8 @@ def throughput(
     data_dir: Annotated[
         Path | None,
         typer.Option(
-            file_okay=False, help="Empty folder for state, images and logs; removed at the end otherwise."
+            file_okay=False,
+            help="Empty folder for state, images, logs and `report.json`, which grows with every run; else a temporary one.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -77,21 +78,22 @@ def throughput(
     # What was started has to be stopped, however this ends.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with bench(plan, folder, database_url=database_url, redis_url=redis_url) as ready:
-        for run in plan.runs():
-            phases.append(ready.measure(*run))
-            err.print(
-                f"{run[1]} studies, {run[2]} workers: {phases[-1].studies_per_s:.2f} studies/s",
-                highlight=False,
-            )
         set_up = {
             "database": ready.database.engine.dialect.name,
             "redis": "no" if redis_url is None else "yes",
             "arrivals": "all at once" if rate is None else f"{rate:g} a second",
         }
+        for run in plan.runs():
+            phases.append(ready.measure(*run))
+            told = report(phases, images=images, price=price_per_vcpu_hour, set_up=set_up)
+            (folder / "report.json").write_text(json.dumps(told, indent=2))
+            err.print(
+                f"{run[1]} studies, {run[2]} workers: {phases[-1].studies_per_s:.2f} studies/s",
+                highlight=False,
+            )
     if data_dir is None:
         shutil.rmtree(folder)
     if as_json:
-        told = report(phases, images=images, price=price_per_vcpu_hour, set_up=set_up)
         sys.stdout.write(json.dumps(told, indent=2) + "\n")
         return
     for table in tables(phases, price_per_vcpu_hour):

@@ -32,6 +32,7 @@ from rayhook.deploy.demo.ehr_seed import imaging_study_id
 from rayhook.deploy.demo.run import DemoAddresses
 from rayhook.deploy.redis import connect
 from rayhook.deploy.redis_doorbell import RedisDoorbell
+from rayhook.deploy.settings import load_model_settings
 from rayhook.fhir.errors import Conflict, ServiceUnavailable
 from rayhook.inference.job_table import WorkerQueue
 from rayhook.inference.jobs import enqueue, job_key
@@ -302,7 +303,7 @@ def bench(plan: Plan, folder: Path, *, database_url: str | None, redis_url: str 
             addresses=addresses,
             environment=environment,
             studies=many_heads(folder / "pacs", plan.total, images=plan.images).studies,
-            models=identify(select_models(load_models(), ())),
+            models=identify(select_models(load_models(), load_model_settings().models)),
             ring=ring,
             processes=processes,
         )
