@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rayhook.deploy.database import migrate
-from tests import storage
+from tests import leaks, storage
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = os.environ.get("RAYHOOK_REQUIRE_PEERS") == "1"
@@ -30,11 +30,28 @@ def absent(what: str) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Where every peer is required nothing is skipped, whoever skips it."""
+    """Where every peer is required nothing is skipped, whoever skips it. Nothing printed tells of a patient."""
     report = yield
     if REQUIRED and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome, report.longrepr = "failed", f"skipped where nothing may be: {report.longrepr}"
+    leak = leaks.in_output(report) if report.passed else None
+    if leak is not None:
+        report.outcome, report.longrepr = "failed", leak
     return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    leaks.search_logs(session)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    leaks.told_by(node.config, getattr(node, "workeroutput", {}).get("leaks", []))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    leaks.summary(terminalreporter)
 
 
 def _unpack(archive: str, folder: str, *, source_folder: Path = DATASETS) -> Path:

@@ -29,6 +29,7 @@ from rayhook.auth.keys import Keyring
 from rayhook.auth.registry import EHR, CDSClient, EHRRegistry, SMARTClient
 from rayhook.auth.tokens import JWKSCache
 from rayhook.cds_hooks.dependencies import CDSDependencies
+from rayhook.cds_hooks.rate_limit import NewAnalyses
 from rayhook.cds_hooks.router import build_router
 from rayhook.deploy.database import Database, create_database, migrate
 from rayhook.deploy.middleware import RequestContext
@@ -47,6 +48,7 @@ from rayhook.inference.registry import (
     SequenceRule,
 )
 from rayhook.inference.study import AnalysisStatus, Finding, ModelIdentity, StudyResult
+from tests.leaks import WORD
 
 BASE_URL = "https://rayhook.example.org"
 ISSUER = "https://ehr.example.org"
@@ -239,7 +241,8 @@ class Make:
         self.root = f"2.25.{uuid.uuid4().int}"  # studies of their own for every test
 
     def patient(self, id_: str = PATIENT) -> Resource:
-        return {"resourceType": "Patient", "id": id_}
+        name = {"family": WORD, "given": [f"{WORD}-given"]}
+        return {"resourceType": "Patient", "id": id_, "name": [name], "birthDate": "1931-07-29"}
 
     def study(self, number: int = 1, **members: Any) -> Resource:
         return {
@@ -467,8 +470,9 @@ def running(
 
 @pytest.fixture
 def service(running: Service, fhir: ScriptedFHIR) -> Service:
-    """The running service, with nothing of an earlier test in sight."""
+    """The running service, with nothing of an earlier test in sight: all of them ask about one patient."""
     running.analysis.reset()
+    running.dependencies.new_analyses._rate = NewAnalyses()._rate
     with running.database.reading() as session:
         events = recent(session, running.keyring, limit=1)
     running.first_seq = events[0].seq if events else 0

@@ -14,6 +14,7 @@ from pydicom.encaps import encapsulate
 from rayhook.fhir.errors import ImageRefused
 from rayhook.inference.decode import DecodeLimits, Decoder
 from tests.doubles.jpeg_lossless import encode_lossless
+from tests.leaks import WORD
 
 STUDY = "1.2.826.0.1.3680043.8.498.1"
 SERIES = f"{STUDY}.1"
@@ -53,6 +54,7 @@ def dataset(pixels: NDArray[Any], **attributes: Any) -> Dataset:
     made.SOPClassUID, made.SOPInstanceUID = uid.MRImageStorage, INSTANCE
     made.StudyInstanceUID, made.SeriesInstanceUID = STUDY, SERIES
     made.Modality, made.PatientID, made.ImageType = "MR", "P1", ["ORIGINAL", "PRIMARY", "M"]
+    made.PatientComments, made.OtherPatientNames = f"{WORD} comments", f"{WORD}^MAIDEN"
     made.PixelSpacing = [0.5, 0.75]
     made.Rows, made.Columns = pixels.shape[-2:]
     if pixels.ndim == 3:

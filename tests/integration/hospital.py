@@ -16,6 +16,7 @@ from rayhook.deploy.demo.pacs import Faults, create_pacs
 from rayhook.deploy.demo.run import serving
 from rayhook.inference.job_table import Authorization
 from rayhook.inference.study import StudyReference
+from tests.leaks import WORD
 from tests.unit.inference.images import CT, dicom_slice, truncated
 from tests.unit.inference.samples import SERIES_UID, STUDY_UID
 
@@ -34,7 +35,7 @@ def study_of(
         instances.append(DemoInstance(path, f"{uid}.{number}", "1.2.840.10008.5.1.4.1.1.4", SERIES_UID))
     return DemoStudy(
         patient_id=f"patient-{name}",
-        patient_display=f"PHANTOM {name}",
+        patient_display=f"PHANTOM {name} {WORD}",
         dicom_patient_id=mrn,
         study_instance_uid=uid,
         modality="MR",

@@ -11,6 +11,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 from rayhook.inference.engine import EngineOutput
 from rayhook.inference.model import save_weights
 from rayhook.inference.registry import REFERENCE, WEIGHTS, ModelPackage
+from tests.leaks import WORD
 from tests.unit.inference.samples import SERIES_UID, STUDY_UID, manifest
 
 SIDE = 64
@@ -45,6 +46,8 @@ def encoded(pixels: np.ndarray, number: int, **changes: object) -> bytes:
         "StudyInstanceUID": STUDY_UID,
         "SeriesInstanceUID": SERIES_UID,
         "PatientName": "PHANTOM^TEST",
+        "PatientComments": f"{WORD} comments",
+        "OtherPatientNames": f"{WORD}^MAIDEN",
         "PatientID": "MRN-1",
         "Modality": "MR",
         "BodyPartExamined": "BRAIN",

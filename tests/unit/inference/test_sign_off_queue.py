@@ -36,6 +36,7 @@ from rayhook.inference.sign_off import SignRequest, seen_state, sign
 from rayhook.inference.sign_off_delivery import SignedDelivery, write_signed
 from rayhook.inference.sign_off_queue import SignOffQueue
 from rayhook.inference.signature import SignAct, load_signatures
+from tests.leaks import WORD
 from tests.unit.inference.samples import analysed, manifest, reference
 
 CODE = "126952004"
@@ -108,7 +109,7 @@ def _catalogue() -> Catalogue:
     instance = DemoInstance(Path("/nonexistent"), "1.2.3.4.5", "1.2.840.10008.5.1.4.1.1.4", "1.2.3.4")
     study = DemoStudy(
         patient_id="patient-1",
-        patient_display="PHANTOM",
+        patient_display=f"PHANTOM {WORD}",
         dicom_patient_id="RH-1",
         study_instance_uid="1.2.3.1",
         modality="MR",

@@ -1,0 +1,64 @@
+"""The tests' patients carry one word; whatever a test prints or logs is searched for it, and so are all log files.
+
+What a page or an answer holds is for who may see it. What is printed or logged is for everybody.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+WORD = "QZCANARY"
+_NAMES = ("*.jsonl", "*.log", "*.out", "core*")
+_SPELLINGS = rb"qzcanary|q\0z\0c\0a\0n\0a\0r\0y\0|717a63616e617279|515a43414e415259"
+_PRINTED = re.compile(_SPELLINGS, re.IGNORECASE)
+_LOGGED = re.compile(_SPELLINGS + rb"|eyj[\w-]{10,}\.eyj[\w-]{10,}\.", re.IGNORECASE)  # and no JWT either
+_FOUND = pytest.StashKey[list[str]]()
+
+
+def in_output(report: pytest.TestReport) -> str | None:
+    """Return what a test has printed beside the word, None where it said nothing of a patient."""
+    for name, content in report.sections:
+        if not name.endswith(report.when):
+            continue  # what an earlier phase printed was looked at then
+        found = _PRINTED.search(content.encode())
+        if found is not None:
+            return f"{name} says of a patient: {_around(content.encode(), found)}"
+    return None
+
+
+def search_logs(session: pytest.Session) -> None:
+    """Search what this process's tests left; a process of xdist tells the one that started it."""
+    config = session.config
+    found = config.stash.setdefault(_FOUND, [])
+    if hasattr(config, "workerinput"):
+        config.workeroutput["leaks"] = list(in_files(config._tmp_path_factory.getbasetemp()))
+        return
+    if config.getoption("dist", "no") == "no" and hasattr(config, "_tmp_path_factory"):
+        found += in_files(config._tmp_path_factory.getbasetemp())
+    if found and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def told_by(config: pytest.Config, leaks: list[str]) -> None:
+    config.stash.setdefault(_FOUND, []).extend(leaks)
+
+
+def summary(reporter: pytest.TerminalReporter) -> None:
+    for one in reporter.config.stash.get(_FOUND, []):
+        reporter.write_line(f"FAILED: a log says of a patient: {one}", red=True)
+
+
+def in_files(folder: Path) -> Iterator[str]:
+    for pattern in _NAMES:
+        for path in folder.rglob(pattern):
+            if path.is_file() and not path.is_symlink():
+                content = path.read_bytes()
+                found = _LOGGED.search(content)
+                if found is not None:
+                    yield f"{path}: {_around(content, found)}"
+
+
+def _around(content: bytes, found: re.Match[bytes]) -> str:
+    return repr(content[max(0, found.start() - 120) : found.end() + 60])
