@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from sqlalchemy import CheckConstraint, Column, Index, LargeBinary, RowMapping, func, select, text, update
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Index,
+    LargeBinary,
+    RowMapping,
+    bindparam,
+    func,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Field, Session, SQLModel
 
@@ -73,6 +84,11 @@ class PatientKeyRow(SQLModel, table=True):
 
 PATIENT_KEY: Final = SQLModel.metadata.tables[PatientKeyRow.__tablename__]
 _KEY = PATIENT_KEY.c
+# Made once, as they are asked in every audited transaction.
+_FREE: Final = select(_KEY.id, _KEY.scope, _KEY.subject_index, _KEY.wrapped).where(
+    _KEY.subject_index.in_(bindparam("indexes", expanding=True)), _KEY.retired_at.is_(None)
+)
+_LOCKING: Final = _FREE.with_for_update(read=True, key_share=True)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -258,12 +274,9 @@ def _database(session: Session) -> object:
 
 
 def _live_keys(session: Session, keyring: Keyring, subjects: Sequence[Subject]) -> dict[Subject, DataKey]:
-    query = select(_KEY.id, _KEY.scope, _KEY.subject_index, _KEY.wrapped).where(
-        _KEY.subject_index.in_([subject.index for subject in subjects]), _KEY.retired_at.is_(None)
-    )
-    if any(subject.scope is not KeyScope.INSTALLATION for subject in subjects):
-        query = query.with_for_update(read=True, key_share=True)
-    rows = session.execute(query).mappings().all()
+    is_free = all(subject.scope is KeyScope.INSTALLATION for subject in subjects)
+    wanted = {"indexes": [subject.index for subject in subjects]}
+    rows = session.connection().execute(_FREE if is_free else _LOCKING, wanted).mappings().all()
     found = {Subject(KeyScope(row["scope"]), row["subject_index"]): row for row in rows}
     return {subject: _opened(keyring, found[subject]) for subject in subjects if subject in found}
 
