@@ -42,6 +42,7 @@ from rayhook.deploy.audit_watch import load_thresholds, watching
 from rayhook.deploy.backend_tokens import backend_tokens
 from rayhook.deploy.configuration import Configuration, record_changes
 from rayhook.deploy.database import Database, create_database, ensure_schema
+from rayhook.deploy.decoded_types import make_ready
 from rayhook.deploy.erasures import ErasureUpkeep, open_erasures
 from rayhook.deploy.health import Check, Health
 from rayhook.deploy.health import build_router as health_router
@@ -141,6 +142,7 @@ def create_app(settings: Settings, health: Health) -> FastAPI:
     Raises RayhookError for settings that production does not start with, a registry that is not one, and a model
     that is not installed.
     """
+    make_ready()
     require_secure(settings)
     registry = load_registry(settings.ehr_registry, development=settings.development)
     installed = load_models()

@@ -19,6 +19,7 @@ from rayhook.deploy.analysis import Analysis, Outside, analysis_checks, analysis
 from rayhook.deploy.audit_forwarding import audit_origins
 from rayhook.deploy.backend_tokens import backend_tokens
 from rayhook.deploy.database import create_database, ensure_schema
+from rayhook.deploy.decoded_types import make_ready
 from rayhook.deploy.health import Check, Health
 from rayhook.deploy.health_checks import storage_checks
 from rayhook.deploy.key_use import note_until
@@ -44,6 +45,7 @@ def run_worker(settings: Settings) -> None:
 
     Raises RayhookError, naming what is at fault, where it cannot begin.
     """
+    make_ready()
     require_secure(settings)
     registry = load_registry(settings.ehr_registry, development=settings.development)
     running = select_models(load_models(), settings.models)

@@ -253,7 +253,7 @@ def test_the_api_may_be_killed_in_the_middle_of_calls(ward: Ward) -> None:
 def test_a_thousand_studies_in_a_storm_of_all_faults(ward: Ward) -> None:
     cluster = ward.cluster
     ward.own += [patient_id(n) for n in range(STUDIES)]
-    storm = Storm(cluster, ward.own, seed=SEED, limit_s=420.0)
+    storm = Storm(cluster, ward.own, seed=SEED, limit_s=780.0)
     figures = storm.run()
     as_json(figures.as_dict(), FIGURES)
     told = f"{figures.as_dict()}\n{describe(cluster)}"
