@@ -75,3 +75,27 @@ def test_what_may_not_be_retried_is_told(installation):
 def test_jobs_are_named_or_all(installation, arguments):
     told = run(installation[0], "retry", *arguments)
     assert (told.returncode, "jobs_not_named" in told.stderr) == (2, True)
+
+
+def test_what_waits_is_cancelled_and_audited(installation):
+    folder, database, keyring, ids = installation
+    run(folder, "retry", ids["passing"])
+    assert run(folder, "cancel", ids["passing"]).stdout == "1 cancelled\n"
+    assert states(database, ids)["passing"] == "cancelled"
+    with database.reading() as session:
+        (event,) = recent(session, keyring, limit=1)
+    assert (event.kind, event.agent) == ("inference:job:cancelled", "rayhook command line")
+
+
+def test_what_has_ended_is_not_cancelled(installation):
+    folder, _, _, ids = installation
+    told = run(folder, "cancel", ids["lasting"])
+    assert (told.returncode, "job_ended" in told.stderr) == (2, True)
+
+
+def test_list_tells_what_waits_with_its_priority_and_queue(installation):
+    folder, _, _, ids = installation
+    run(folder, "retry", ids["passing"])
+    told = run(folder, "list").stdout
+    assert "1 wait in the queue cpu" in told
+    assert "routine" in told

@@ -9,6 +9,7 @@ from rayhook.audit.review import recent
 from rayhook.auth.accounts import create_account, enrol_at_once
 from rayhook.auth.roles import Role
 from rayhook.inference import jobs
+from rayhook.inference.claims import MAX_ATTEMPTS, claim
 from rayhook.inference.jobs import JobState
 
 from .test_staff_sign_in import PASSWORD, Person, at_once, staff, words  # noqa: F401 - fixtures
@@ -107,6 +108,61 @@ def test_what_may_not_be_tried_again_is_not(administrator, world, refused):
     assert answer.status_code == 409
     assert "cannot be tried again" in words(answer)
     assert state(world, refused).state is JobState.FAILED
+
+
+@pytest.fixture
+def waiting(world):
+    return world.enqueue(PATIENT, study="1.2.3.803")
+
+
+def test_what_waits_is_listed_with_its_priority_and_queue(administrator, waiting):
+    page = words(administrator.browser.get("/staff/jobs"))
+    assert f"{waiting} demo-ehr Waiting routine cpu" in " ".join(page.split())
+
+
+def test_where_no_worker_is_alive_it_is_said(administrator):
+    assert "No worker is alive" in words(administrator.browser.get("/staff/jobs"))
+
+
+def test_one_that_waits_is_cancelled(administrator, world, waiting):
+    answer = administrator.browser.post(f"/staff/jobs/{waiting}/cancel")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/staff/jobs")
+    assert state(world, waiting).state is JobState.CANCELLED
+
+
+def test_cancelling_is_audited_with_whom_it_is_about(administrator, world, waiting):
+    administrator.browser.post(f"/staff/jobs/{waiting}/cancel")
+    record = newest(world, AuditKind.INFERENCE_JOB_CANCELLED)
+    assert (record.detail["job"], record.patient_id) == (waiting, PATIENT)
+    assert "ada.hale" in record.agent or record.agent.startswith("account")
+
+
+def test_one_that_has_ended_is_not_cancelled(administrator, world, failed):
+    answer = administrator.browser.post(f"/staff/jobs/{failed}/cancel")
+    assert answer.status_code == 409
+    assert "there is nothing to cancel" in words(answer)
+    assert state(world, failed).state is JobState.FAILED
+
+
+def test_a_model_manager_cancels_nothing(manager, world, waiting):
+    assert manager.browser.post(f"/staff/jobs/{waiting}/cancel").status_code == 403
+    assert state(world, waiting).state is JobState.QUEUED
+
+
+def test_images_that_end_their_process_are_told_as_that_and_not_tried_again_with_all(
+    administrator, world, waiting
+):
+    now = time.time()
+    with world.database.sessions() as session:
+        for attempt in range(MAX_ATTEMPTS + 1):
+            claim(session, world.keyring, waiting, lease_s=1, clock=lambda n=attempt: now + 1000 * n)
+        session.commit()
+    page = words(administrator.browser.get("/staff/jobs"))
+    assert "ended the process that analysed them" in page
+    administrator.browser.post("/staff/jobs/retry")
+    assert state(world, waiting).state is JobState.DEAD
+    administrator.browser.post(f"/staff/jobs/{waiting}/retry")
+    assert state(world, waiting).state is JobState.QUEUED
 
 
 def test_an_unknown_job_is_not_found(administrator):
