@@ -197,6 +197,14 @@ class Sources:
         session.add(row)
         session.flush()
 
+    def put_off(self, claimed: ClaimedSource, *, next_attempt_at: float | None, error_code: str) -> None:
+        """Give back a source that could not be looked after; without a next time, nobody does any more."""
+        with self.sessions() as session:
+            row = self.held(session, claimed)
+            if row is not None:
+                self.release(session, row, next_attempt_at=next_attempt_at, error_code=error_code)
+            session.commit()
+
     def seal_seen(self, row: ArrivalSourceRow, seen: dict[str, int | None]) -> None:
         row.seen = seal(self.keyring, ArrivalSourceRow, "seen", row.id, msgspec.json.encode(seen))
 

@@ -75,14 +75,14 @@ class PACSPolling:
             polled = () if ehr is None else ehr.arrivals.polled
             pacs = next((one for one in polled if one.id == source.name), None)
             if ehr is None or pacs is None:
-                self._release(sources, claimed, pause_s=None, code="pacs_not_registered")
+                sources.put_off(claimed, next_attempt_at=None, error_code="pacs_not_registered")
                 continue
             try:
                 self._poll(sources, claimed, ehr, pacs)
             except RayhookError as error:
                 log.warning("pacs_poll_failed", ehr=ehr.id, pacs=pacs.id, code=error.code)
                 pause_s = Backoff(pacs.every_s, max(pacs.every_s, _LONGEST_PAUSE_S)).pause_s(claimed.attempts)
-                self._release(sources, claimed, pause_s=pause_s, code=error.code)
+                sources.put_off(claimed, next_attempt_at=self.clock() + pause_s, error_code=error.code)
         return len(due)
 
     def _poll(self, sources: Sources, claimed: ClaimedSource, ehr: EHR, pacs: PolledPACS) -> None:
@@ -151,14 +151,6 @@ class PACSPolling:
                 "the PACS needs a token that the EHR did not give", code="authorization_missing"
             )
         return chosen.access_token
-
-    def _release(self, sources: Sources, claimed: ClaimedSource, *, pause_s: float | None, code: str) -> None:
-        next_at = None if pause_s is None else self.clock() + pause_s
-        with self.sessions() as session:
-            row = sources.held(session, claimed)
-            if row is not None:
-                sources.release(session, row, next_attempt_at=next_at, error_code=code)
-            session.commit()
 
 
 def _study(answer: JSONAttributes) -> tuple[str, int | None] | None:

@@ -103,14 +103,14 @@ class SubscriptionUpkeep:
                 continue
             ehr = self.registry.by_id(source.ehr_id)
             if ehr is None or ehr.arrivals.subscription is None or not self.authority.has_own(ehr):
-                self._release(sources, claimed, next_attempt_at=None, code="subscription_not_registered")
+                sources.put_off(claimed, next_attempt_at=None, error_code="subscription_not_registered")
                 continue
             try:
                 self._look_after(sources, claimed, ehr)
             except RayhookError as error:
                 log.warning("subscription_upkeep_failed", ehr=ehr.id, code=error.code)
                 pause_s = _BACKOFF.pause_s(claimed.attempts)
-                self._release(sources, claimed, next_attempt_at=self.clock() + pause_s, code=error.code)
+                sources.put_off(claimed, next_attempt_at=self.clock() + pause_s, error_code=error.code)
         return len(due)
 
     def _look_after(self, sources: Sources, claimed: ClaimedSource, ehr: EHR) -> None:
@@ -223,15 +223,6 @@ class SubscriptionUpkeep:
             registered = at.registered
             next_at = next_look(row, registered, now=now)
             sources.release(session, row, next_attempt_at=next_at)
-            session.commit()
-
-    def _release(
-        self, sources: Sources, claimed: ClaimedSource, *, next_attempt_at: float | None, code: str
-    ) -> None:
-        with self.sessions() as session:
-            row = sources.held(session, claimed)
-            if row is not None:
-                sources.release(session, row, next_attempt_at=next_attempt_at, error_code=code)
             session.commit()
 
     def _note_made(self, ehr: EHR, base_url: str, subscription: Resource, *, agent: str, act: str) -> None:

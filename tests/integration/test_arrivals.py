@@ -8,6 +8,8 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from rayhook.auth.arrival_sources import ArrivalSources
+from rayhook.auth.registry import EHRRegistry
 from rayhook.deploy.demo.ehr_seed import imaging_study_id
 from rayhook.deploy.demo.ehr_subscriptions import TOPIC
 from rayhook.deploy.demo.ehr_tokens import Grant
@@ -631,6 +633,29 @@ def test_a_poll_that_finds_nothing_new_tells_nothing(arrivals):
         arrivals.clock.ahead_s += 61
     assert len(arrivals.events("dicomweb:studies:searched")) == 1
     assert all(row.told == 1 for row in arrivals.rows(ArrivalRow))
+
+
+def test_a_pacs_that_is_away_is_asked_again_later_and_later(arrivals):
+    arrivals.polling.prepare()
+    arrivals.hospital.pacs_faults.status = 500
+    pauses = []
+    for _ in range(3):
+        arrivals.polling.run_due()
+        row = source(arrivals)
+        pauses.append(row.next_attempt_at - arrivals.clock())
+        arrivals.clock.ahead_s += pauses[-1] + 1
+    assert pauses == pytest.approx([60, 120, 240], abs=5)
+    arrivals.hospital.pacs_faults.status = None
+    arrivals.polling.run_due()
+    assert (source(arrivals).error_code, len(arrivals.rows(ArrivalRow))) == (None, 2)
+
+
+def test_a_pacs_that_is_not_registered_any_more_is_left_alone(arrivals):
+    arrivals.polling.prepare()
+    (ehr,) = arrivals.pipeline.registry
+    bare = replace(ehr, arrivals=ArrivalSources())
+    replace(arrivals.polling, registry=EHRRegistry((bare,))).run_due()
+    assert source(arrivals).next_attempt_at is None
 
 
 def test_all_three_ways_at_once_make_one_job(subscribed):
