@@ -148,12 +148,15 @@ class Storm:
             time.sleep(0.5)
 
     def _kill_workers(self) -> None:
-        """Kill one that works, every few seconds: one that has brought nothing since its start has nothing to lose."""
+        """Kill one of them every few seconds, once all have brought something since their start.
+
+        One that is still starting has nothing to lose, and with none alive a reclaim would be the time of a start.
+        """
         chance = random.Random(self.seed + 1)
         while not self._done.wait(chance.uniform(*KILLED_EVERY_S)):
             self._start_again()
             working = [worker for worker in self.cluster.workers if worker.has_said("result_delivery")]
-            if working:
+            if len(working) == len(self.cluster.workers):
                 worker = chance.choice(working)
                 self._kills.append(worker.kill())
                 self.cluster.note(f"{worker.name} killed")
