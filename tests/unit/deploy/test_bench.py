@@ -3,8 +3,10 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import typer.main
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -16,6 +18,7 @@ from rayhook.deploy.demo.catalogue import many_heads
 from rayhook.fhir.errors import RayhookError
 from rayhook.inference.stages import Stage
 
+ROOT = Path(__file__).resolve().parents[3]
 PLAN = Plan(studies=10, growth=(1, 10), workers=(1, 2), repeats=2, images=3, rate=None, stalled_s=60.0)
 PHASE = Phase(
     studies=10,
@@ -133,3 +136,15 @@ def test_folder_with_something_in_it_is_refused(tmp_path):
     answer = CliRunner().invoke(app, ["bench", "throughput", "--data-dir", str(tmp_path)])
     assert isinstance(answer.exception, RayhookError)
     assert answer.exception.code == "bench_folder_used"
+
+
+def test_documented_commands_are_there():
+    """Options of `rayhook bench`, and modules that can be run."""
+    page = (ROOT / "deploy" / "docs" / "capacity.md").read_text()
+    commands = [line.removeprefix("$ ").split() for line in page.splitlines() if line.startswith("$ ")]
+    [rayhook] = [words for words in commands if words[0] == "rayhook"]
+    [module] = [words for words in commands if words[0] == "python"]
+    throughput = typer.main.get_command(app).commands["bench"].commands[rayhook[2]]
+    known = {option for parameter in throughput.params for option in parameter.opts}
+    assert {word for word in rayhook if word.startswith("--")} <= known
+    assert (ROOT / module[2].replace(".", "/")).with_suffix(".py").exists()
