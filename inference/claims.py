@@ -9,11 +9,12 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import and_, or_, update
 from sqlmodel import Session, col, select
 
 from rayhook.auth.keys import Keyring
-from rayhook.fhir.errors import Conflict, NotFound
+from rayhook.fhir.errors import Conflict, NotFound, RayhookError, ServiceUnavailable
 from rayhook.fhir.text import translatable
 from rayhook.inference.job_table import (
     AnalysisJob,
@@ -35,6 +36,10 @@ CANCELLED_BY_STAFF: Final = "cancelled_by_staff"
 STUDY_WITHDRAWN: Final = "study_withdrawn"
 _EXHAUSTED_MESSAGE: Final = translatable("each attempt ended the process that analyses the images")
 _RECOVERED_AT_ONCE: Final = 100
+UNREADABLE: Final = "job_unreadable"
+_UNREADABLE_MESSAGE: Final = translatable("what the analysis was asked for cannot be read")
+_UNREADABLE_S: Final = 60.0
+_UNREADABLE_AT_ONCE: Final = 20
 
 Clock = Callable[[], float]
 
@@ -75,13 +80,23 @@ def claim_next(
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    job = session.exec(query, execution_options={"populate_existing": True}).first()
-    if job is None:
-        return Claim(None, died)
-    return Claim(
-        _take(session, keyring, job, lease_s=lease_s, worker_id=worker_id, now=now),
-        died,
-    )
+    for _ in range(_UNREADABLE_AT_ONCE):
+        job = session.exec(query, execution_options={"populate_existing": True}).first()
+        if job is None:
+            break
+        claimed = _take(
+            session,
+            keyring,
+            job,
+            lease_s=lease_s,
+            worker_id=worker_id,
+            now=now,
+            max_attempts=max_attempts,
+        )
+        if claimed is not None:
+            return Claim(claimed, died)
+        died += (open_row(job),) if job.state == JobState.DEAD else ()
+    return Claim(None, died)
 
 
 def recover(session: Session, *, now: float, max_attempts: int = MAX_ATTEMPTS) -> tuple[JobRow, ...]:
@@ -123,7 +138,9 @@ def claim(
     if job.attempts >= max_attempts:
         end(session, job, JobState.DEAD, now=now, code=EXHAUSTED, message=_EXHAUSTED_MESSAGE)
         return None
-    return _take(session, keyring, job, lease_s=lease_s, worker_id=worker_id, now=now)
+    return _take(
+        session, keyring, job, lease_s=lease_s, worker_id=worker_id, now=now, max_attempts=max_attempts
+    )
 
 
 def _is_free(job: AnalysisJob, now: float) -> bool:
@@ -140,8 +157,26 @@ def _take(
     lease_s: float,
     worker_id: str | None,
     now: float,
-) -> ClaimedJob:
+    max_attempts: int,
+) -> ClaimedJob | None:
+    """Return the job in hand; None for one that cannot be read, which is put off, as the others are not to wait for it.
+
+    A process may be without a new key for a moment; what no process can read is dead after `max_attempts`.
+    """
     waited_s = max(0.0, now - max(job.updated_at, job.next_attempt_at or 0.0))
+    try:
+        reference = open_reference(session, keyring, job)
+        authorization = open_authorization(session, keyring, job)
+    except ServiceUnavailable:
+        raise
+    except (RayhookError, msgspec.DecodeError) as error:
+        job.attempts += 1
+        told = {"code": getattr(error, "code", UNREADABLE), "message": _UNREADABLE_MESSAGE}
+        if job.attempts >= max_attempts:
+            end(session, job, JobState.DEAD, now=now, **told)
+        else:
+            _requeue(session, job, now=now, until=now + _UNREADABLE_S, **told)
+        return None
     job.state, job.attempts, job.fence = JobState.RUNNING.value, job.attempts + 1, job.fence + 1
     job.lease_until, job.updated_at = now + lease_s, now
     job.next_attempt_at, job.worker_id = None, worker_id
@@ -152,8 +187,8 @@ def _take(
         fence=job.fence,
         attempts=job.attempts,
         retries=job.retries,
-        reference=open_reference(session, keyring, job),
-        authorization=open_authorization(session, keyring, job),
+        reference=reference,
+        authorization=authorization,
         request_id=job.request_id,
         waited_s=waited_s,
     )
@@ -257,6 +292,7 @@ def cancel_study(
             AnalysisJob.study_index == index(keyring, "study", study.ehr_id, study.study_instance_uid),
             col(AnalysisJob.state).in_([JobState.QUEUED.value, JobState.RUNNING.value]),
         )
+        .order_by(col(AnalysisJob.id))  # as who prolongs leases takes them: nobody waits for the other
         .with_for_update()
     )
     found = session.exec(query, execution_options={"populate_existing": True}).all()

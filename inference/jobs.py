@@ -192,6 +192,7 @@ def _renewed(
         job.next_attempt_at = None
         job.error_code = job.error_message = None
         job.request_id, job.updated_at = request_id, now
+    if state is JobState.FAILED and is_requeued:
         job.priority, job.due_at = priority.value, priority.due_at(now)
     elif not state.is_final and priority.rank < Priority(job.priority).rank:
         job.priority, job.due_at = priority.value, priority.due_at(job.created_at)

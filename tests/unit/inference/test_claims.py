@@ -251,6 +251,49 @@ def test_asking_again_takes_up_at_once_what_was_put_off(desk):
     assert desk.take().job.id == id_
 
 
+def test_asking_again_never_lowers_the_priority_of_what_was_put_off(desk):
+    id_ = desk.ask(priority=Priority.STAT)
+    due_at = desk(lambda session: session.get(jobs.AnalysisJob, id_).due_at)
+    options = {"until": desk.now + 60, "code": "code", "message": "why", "clock": desk.clock}
+    desk(claims.put_off, desk.take().job, **options)
+    desk.ask(priority=Priority.ROUTINE)
+    assert desk.row(id_).priority is Priority.STAT
+    assert desk(lambda session: session.get(jobs.AnalysisJob, id_).due_at) == due_at
+
+
+def spoil(desk, job_id):
+    update = text("UPDATE analysis_job SET reference = :bytes WHERE id = :id")
+    desk(lambda session: session.execute(update, {"bytes": b"not sealed by anybody", "id": job_id}))
+
+
+def test_a_job_that_cannot_be_read_keeps_no_other_waiting(desk):
+    spoiled = desk.ask("first", priority=Priority.STAT)
+    spoil(desk, spoiled)
+    other = desk.ask("second")
+    assert desk.take().job.id == other
+
+
+def test_a_job_that_cannot_be_read_is_tried_again_later(desk):
+    id_ = desk.ask()
+    spoil(desk, id_)
+    assert desk.take().job is None
+    row = desk.row(id_)
+    assert (row.state, row.attempts, row.error_code) == (JobState.QUEUED, 1, "decryption_failed")
+    assert row.next_attempt_at > desk.now
+
+
+def test_a_job_that_can_never_be_read_dies_and_is_told(desk):
+    id_ = desk.ask()
+    spoil(desk, id_)
+    died = []
+    for _ in range(claims.MAX_ATTEMPTS):
+        died += desk.take().died
+        desk.now += 60.0
+    assert [(row.id, row.state, row.error_code) for row in died] == [
+        (id_, JobState.DEAD, "decryption_failed")
+    ]
+
+
 def test_a_job_that_ended_the_engine_dies_after_its_attempts(desk):
     id_ = desk.ask()
     ends = []
