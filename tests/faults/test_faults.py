@@ -7,6 +7,7 @@ The limits are the product's own: no study lost, no write doubled, a killed work
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -281,6 +282,6 @@ def test_the_ehr_holds_what_the_ledger_says(ward: Ward) -> None:
 
 def test_the_audit_still_verifies(ward: Ward) -> None:
     environment = ward.cluster.environment
-    command = [ROOT / ".venv" / "bin" / "python", "-m", "rayhook.deploy.cli", "audit", "verify"]
+    command = [sys.executable, "-m", "rayhook.deploy.cli", "audit", "verify"]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
