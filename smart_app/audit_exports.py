@@ -128,7 +128,7 @@ class ExportPages:
     def _zipped(self, export: Export, name: str, form: ExportFormat) -> Iterator[bytes]:
         """Yield the archive's bytes as they are made: nothing of it is kept."""
         made = _Made()
-        with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:  # type: ignore[arg-type]  # it only writes
+        with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
             with archive.open(f"{name}.{_SUFFIXES[form]}", "w", force_zip64=True) as file:
                 for line in export:
                     file.write(line)
@@ -150,6 +150,9 @@ class _Made:
 
     def flush(self) -> None:
         """Nothing waits elsewhere."""
+
+    def close(self) -> None:
+        """Nothing was opened."""
 
     def take(self) -> bytes:
         taken = bytes(self._content)
