@@ -27,6 +27,7 @@ _LOG = {
     "audit_tombstone": _READING,
 }
 _REVISION = "alembic_version"
+_KEYS = "patient_key"
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _VERIFIER = re.compile(r"SCRAM-SHA-256\$[0-9A-Za-z+/=:$]+")
 
@@ -36,8 +37,8 @@ def service_privileges(table: str) -> frozenset[str]:
 
 
 def audit_privileges(table: str) -> frozenset[str]:
-    """What verification and export need: the log, its proofs, and the revision of the schema."""
-    return _READING if table in _LOG or table == _REVISION else _NONE
+    """What verification and export need: the log, its proofs, the keys it is sealed by, and the schema's revision."""
+    return _READING if table in _LOG or table in {_KEYS, _REVISION} else _NONE
 
 
 @dataclass(frozen=True, slots=True)
