@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from rayhook.deploy.demo.ledger import Act, Entry, Outcome
 
+_BEFORE_S = 2.0  # what was fetched just before is still in hand as the trouble begins
 _PARTS = frozenset({"DiagnosticReport", "Observation", "Provenance"})
 
 
@@ -82,10 +83,13 @@ def _is_doubled(keys: set[str], made: dict[str, Counter[str]]) -> bool:
     return len(keys) > 1 or any(count > 1 for key in keys for count in made[key].values())
 
 
-def reclaims(entries: Sequence[Entry], kills: Iterable[float]) -> list[float]:
+def reclaims(
+    entries: Sequence[Entry], kills: Iterable[float], troubles: Sequence[tuple[float, float]] = ()
+) -> list[float]:
     """Return the seconds from each kill to when a study that was in hand is fetched again.
 
     In hand were those that had been fetched and are fetched once more later, with no report between.
+    troubles: spans in which a server failed. Who fetched then may fetch again for that reason, and does not count.
     """
     killed = sorted(kills)
     found = []
@@ -99,6 +103,8 @@ def reclaims(entries: Sequence[Entry], kills: Iterable[float]) -> list[float]:
         before = fetched.get(entry.study)
         fetched[entry.study] = entry.at
         if before is None or written.get(entry.request_id, 0.0) > before:
+            continue
+        if any(begin - _BEFORE_S <= before <= end + _BEFORE_S for begin, end in troubles):
             continue
         at = next((kill for kill in killed if before <= kill <= entry.at), None)
         if at is not None:

@@ -84,6 +84,7 @@ class Storm:
     _random: random.Random = field(init=False)
     _done: threading.Event = field(default_factory=threading.Event)
     _kills: list[float] = field(default_factory=list)
+    _troubles: list[tuple[float, float]] = field(default_factory=list)
     _backs: dict[str, float] = field(default_factory=dict)
     _api_kills: int = 0
     _ended: int = 0
@@ -104,8 +105,10 @@ class Storm:
         try:
             for mark, (name, fault) in zip(marks, faults, strict=True):
                 self._await(mark, begun)
-                self.cluster.note(name)
+                at = self.cluster.note(name)
                 fault()
+                if not name.startswith(("redis", "api")):
+                    self._troubles.append((at, time.time()))
             self._await(1.0, begun)
         finally:
             self._done.set()
@@ -246,7 +249,7 @@ class Storm:
             kills=len(self._kills),
             ended_by_themselves=self._ended,
             api_kills=self._api_kills,
-            reclaims_s=tuple(reclaims(entries, self._kills)),
+            reclaims_s=tuple(reclaims(entries, self._kills, self._troubles)),
             recoveries_s={name: recovery_s(entries, at) for name, at in self._backs.items()},
             refused_calls=self.refused,
             cpu_s=self.cluster.cpu_s() - self._cpu_before,

@@ -86,6 +86,11 @@ def test_a_study_that_was_written_before_the_kill_needs_no_reclaim():
     assert reclaims([fetched(at=1.0), *written(at=1.5), fetched(at=9.0)], [2.0]) == []
 
 
+def test_a_fetch_that_failed_with_its_server_is_no_reclaim():
+    assert reclaims([fetched(at=10.0), fetched(at=19.0)], [12.0], [(9.0, 11.0)]) == []
+    assert reclaims([fetched(at=10.0), fetched(at=19.0)], [12.0], [(30.0, 31.0)]) == [7.0]
+
+
 def test_a_fetch_that_no_kill_came_between_is_no_reclaim():
     assert reclaims([fetched(at=1.0), fetched(at=9.0)], [10.0]) == []
 
