@@ -15,7 +15,7 @@ from rayhook.audit.record import AuditEntry, AuditLog
 from rayhook.auth.database_types import Sessions
 from rayhook.auth.keys import Keyring
 from rayhook.fhir.correlation import request_id
-from rayhook.fhir.errors import RayhookError
+from rayhook.fhir.errors import code_of
 
 _log = structlog.get_logger()
 _MOST = 1000  # a database full of altered values is told of by its first thousand
@@ -65,5 +65,5 @@ class DecryptionAlarm:
                 with self._sessions() as session:
                     self._audit.record(session, entry)
                     session.commit()
-            except RayhookError:
-                _log.exception("decryption_alarm_unwritten")
+            except Exception as error:  # noqa: BLE001 - nobody else tells
+                _log.error("decryption_alarm_unwritten", code=code_of(error))

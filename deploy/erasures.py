@@ -26,7 +26,7 @@ from rayhook.cds_hooks.erased_cards import erase_cards
 from rayhook.deploy.database import Database
 from rayhook.deploy.erasure_list import DestroyedKey, ErasureList
 from rayhook.deploy.settings import StorageSettings
-from rayhook.fhir.errors import RayhookError
+from rayhook.fhir.errors import code_of
 from rayhook.inference.erased_rows import ErasedPatient, erase_rows
 from rayhook.inference.erasure import Done, Erasures
 
@@ -101,8 +101,8 @@ class ErasureUpkeep:
                 if time.monotonic() - tended >= _TEND_EVERY_S:
                     tended = time.monotonic()
                     self.tend()
-            except RayhookError:
-                log.exception("erasures_not_tended")
+            except Exception as error:  # noqa: BLE001 - nobody else forgets
+                log.error("erasures_not_tended", code=code_of(error))  # noqa: TRY400
 
     def _forget(self) -> None:
         for forget in self.forgetting:

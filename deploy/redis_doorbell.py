@@ -109,7 +109,7 @@ class RedisDoorbell:
             job_id, queue_ = rung
             try:
                 self._actors[queue_].send(job_id, self._digest(job_id, queue_))
-            except redis.RedisError as error:
+            except Exception as error:  # noqa: BLE001 - nobody else rings
                 if not is_away:
                     log.warning("doorbell_not_rung", reason=type(error).__name__)
                 is_away = True

@@ -244,6 +244,11 @@ class Overloaded(ServiceUnavailable):
         self.retry_after_s = retry_after_s
 
 
+def code_of(error: BaseException) -> str:
+    """Return the code of an error of ours, and of another its type: never its text, which may quote a patient."""
+    return error.code if isinstance(error, RayhookError) else type(error).__name__
+
+
 def operation_outcome(error: RayhookError) -> dict[str, Any]:
     """Return the FHIR R4 OperationOutcome that tells of `error`.
 

@@ -9,7 +9,7 @@ import structlog
 from sqlmodel import Session
 
 from rayhook.auth.database_types import Sessions
-from rayhook.fhir.errors import RayhookError, ServiceUnavailable
+from rayhook.fhir.errors import ServiceUnavailable, code_of
 from rayhook.inference.claims import hand_back, put_off, renew
 from rayhook.inference.job_table import ClaimedJob
 
@@ -139,6 +139,6 @@ class Leases:
                 continue
             try:
                 self.beat()
-            except RayhookError as error:
+            except Exception as error:  # noqa: BLE001 - nobody else keeps the leases
                 # The database is away, for the other workers too: the next beat finds what became of the jobs.
-                log.warning("job_leases_not_renewed", code=error.code)
+                log.warning("job_leases_not_renewed", code=code_of(error))

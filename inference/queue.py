@@ -14,7 +14,7 @@ import structlog
 from dramatiq.brokers.stub import StubBroker
 
 from rayhook.auth.database_types import Sessions
-from rayhook.fhir.errors import RayhookError
+from rayhook.fhir.errors import code_of
 from rayhook.inference.job_table import WorkerQueue
 from rayhook.inference.jobs import load_job, overdue
 from rayhook.inference.waiting import EndWatch
@@ -193,8 +193,8 @@ class AnalysisQueue:
         while not self._is_closing.is_set():
             try:
                 self.sweep()
-            except RayhookError as error:
+            except Exception as error:  # noqa: BLE001 - nobody else sweeps
                 # The database is away: the next round finds the same rows.
-                _log.warning("job_sweep_failed", code=error.code)
+                _log.warning("job_sweep_failed", code=code_of(error))
             # Many workers do not look at the same moment.
             self._is_closing.wait(self._sweep_interval_s * _random.uniform(1 - _JITTER, 1 + _JITTER))

@@ -10,7 +10,7 @@ from sqlalchemy import and_, or_
 from sqlmodel import Session, col, select
 
 from rayhook.auth.database_types import Sessions
-from rayhook.fhir.errors import RayhookError
+from rayhook.fhir.errors import code_of
 from rayhook.inference.job_table import AnalysisJob, JobState
 
 log = structlog.get_logger()
@@ -90,8 +90,8 @@ class EndWatch:
                 awaited = [id_ for id_ in self._awaited if id_ not in self._ended]
             try:
                 self._note(self._look(awaited))
-            except RayhookError as error:
-                log.warning("job_ends_not_seen", code=error.code)
+            except Exception as error:  # noqa: BLE001 - nobody else looks
+                log.warning("job_ends_not_seen", code=code_of(error))
             time.sleep(_POLL_S)
 
 

@@ -1,3 +1,4 @@
+import threading
 import time
 
 import pytest
@@ -93,6 +94,23 @@ def test_it_is_put_off_once(desk, leases):  # noqa: F811
     again = desk.take().job
     leases.beat()
     assert (desk.row(id_).state, again.attempts) == (JobState.RUNNING, 1)
+
+
+def test_the_thread_goes_on_after_an_error_that_nobody_expected(desk):  # noqa: F811
+    has_failed, beats = threading.Event(), threading.Event()
+
+    def present(_session):
+        if not has_failed.is_set():
+            has_failed.set()
+            raise KeyError("unexpected")
+        beats.set()
+
+    leases = Leases(desk.database.sessions, lease_s=0.03, present=present)
+    leases.start()
+    try:
+        assert beats.wait(10.0)
+    finally:
+        leases.close()
 
 
 def test_the_thread_beats_by_itself(desk):  # noqa: F811
