@@ -68,20 +68,8 @@ def claim_next(
     """
     now = clock()
     died = recover(session, now=now, max_attempts=max_attempts)
-    due = or_(col(AnalysisJob.next_attempt_at).is_(None), col(AnalysisJob.next_attempt_at) <= now)
-    query = (
-        select(AnalysisJob)
-        .where(
-            AnalysisJob.state == JobState.QUEUED.value,
-            col(AnalysisJob.queue).in_([queue.value for queue in queues]),
-            due,
-        )
-        .order_by(col(AnalysisJob.due_at), col(AnalysisJob.id))
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
     for _ in range(_UNREADABLE_AT_ONCE):
-        job = session.exec(query, execution_options={"populate_existing": True}).first()
+        job = _first_due(session, queues, now)
         if job is None:
             break
         claimed = _take(
@@ -97,6 +85,28 @@ def claim_next(
             return Claim(claimed, died)
         died += (open_row(job),) if job.state == JobState.DEAD else ()
     return Claim(None, died)
+
+
+def _first_due(session: Session, queues: Collection[WorkerQueue], now: float) -> AnalysisJob | None:
+    """Lock the job that is due first. Each queue is in the index's order: of all together the rows would be sorted."""
+    firsts = {queue: session.exec(_waiting(col(AnalysisJob.due_at), queue, now)).first() for queue in queues}
+    known = sorted((due_at, queue) for queue, due_at in firsts.items() if due_at is not None)
+    for _, queue in known:
+        query = _waiting(AnalysisJob, queue, now).with_for_update(skip_locked=True)
+        job: AnalysisJob | None = session.exec(query, execution_options={"populate_existing": True}).first()
+        if job is not None:
+            return job
+    return None
+
+
+def _waiting(what: Any, queue: WorkerQueue, now: float) -> Any:
+    may_be_taken = or_(col(AnalysisJob.next_attempt_at).is_(None), col(AnalysisJob.next_attempt_at) <= now)
+    return (
+        select(what)
+        .where(AnalysisJob.state == JobState.QUEUED.value, AnalysisJob.queue == queue.value, may_be_taken)
+        .order_by(col(AnalysisJob.due_at), col(AnalysisJob.id))
+        .limit(1)
+    )
 
 
 def recover(session: Session, *, now: float, max_attempts: int = MAX_ATTEMPTS) -> tuple[JobRow, ...]:

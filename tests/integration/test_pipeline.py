@@ -19,9 +19,9 @@ from rayhook.fhir.errors import EngineUnavailable
 from rayhook.fhir.r4 import validate
 from rayhook.inference import jobs
 from rayhook.inference.analysis import Analyser
+from rayhook.inference.claims import MAX_ATTEMPTS
 from rayhook.inference.delivery import deliver
 from rayhook.inference.dicomweb import RetrievalLimits
-from rayhook.inference.claims import MAX_ATTEMPTS
 from rayhook.inference.engine import ENGINE_ENDED
 from rayhook.inference.jobs import DeliveryState, JobState
 from rayhook.inference.study import AnalysisStatus
