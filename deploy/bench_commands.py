@@ -63,7 +63,10 @@ def throughput(
     """
     from rayhook.deploy.bench_report import report, tables
     from rayhook.deploy.bench_throughput import Plan, bench
+    from rayhook.deploy.logging import configure_logging
+    from rayhook.deploy.settings import LogFormat
 
+    configure_logging(level="WARNING", log_format=LogFormat.CONSOLE)
     plan = Plan(
         studies=studies,
         growth=_numbers(growth, "--growth"),
