@@ -207,14 +207,14 @@ def sealing_keys(session: Session, keyring: Keyring, subjects: Sequence[Subject]
 
 def destroy_keys(session: Session, subject: Subject, *, erasure_id: str, now: float) -> list[str]:
     """Destroy the subject's keys when `session` commits; return their ids. Waits for who seals under one of them."""
-    ids = _locked(session, subject)
+    ids = lock_keys(session, subject)
     destroy_ids(session, ids, erasure_id=erasure_id, now=now)
     return ids
 
 
 def retire_keys(session: Session, subject: Subject, *, erasure_id: str, now: float, due_at: float) -> None:
     """Let the subject's keys seal nothing more, and be destroyed at `due_at`."""
-    ids = _locked(session, subject)
+    ids = lock_keys(session, subject)
     change = update(PATIENT_KEY).where(_KEY.id.in_(ids), _KEY.retired_at.is_(None))
     session.execute(change.values(retired_at=now, due_at=due_at, erasure_id=erasure_id))
 
@@ -237,8 +237,8 @@ def destroy_ids(session: Session, ids: Sequence[str], *, erasure_id: str, now: f
     return int(gone.rowcount)  # type: ignore[attr-defined]  # an UPDATE's result has it
 
 
-def _locked(session: Session, subject: Subject) -> list[str]:
-    """Return the subject's keys, after everybody who seals under one of them has ended."""
+def lock_keys(session: Session, subject: Subject) -> list[str]:
+    """Return the subject's keys, after everybody who seals under one of them has ended; nobody does until we have."""
     query = select(_KEY.id).where(
         _KEY.scope == subject.scope.value,
         _KEY.subject_index == subject.index,

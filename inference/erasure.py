@@ -22,6 +22,7 @@ from rayhook.auth.patient_keys import (
     audited,
     clinical,
     destroy_keys,
+    lock_keys,
     patient_index,
     retire_keys,
     seal,
@@ -205,6 +206,8 @@ class Erasures:
     ) -> tuple[list[str], ErasedCount]:
         index = patient_index(self.keyring, patient.ehr_id, patient.patient_id)
         subject, log = clinical(index), audited(self._audit_index(patient))
+        # First of all: what others are writing for the patient is to be among the rows.
+        lock_keys(session, subject)
         [key] = sealing_keys(session, self.keyring, [subject])
         erased = ErasedPatient(index, key)
         count = erase_rows(session, self.keyring, erased)

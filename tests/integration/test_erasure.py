@@ -1,5 +1,7 @@
 """A patient is erased: nothing of the patient can be read any more, and everything else goes on."""
 
+import threading
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -521,3 +523,29 @@ def hold(place: Place, patient_id: str) -> None:
     with place.database.sessions() as session:
         retention.place(session, subject, reason="case", now=datetime.now(UTC))
         session.commit()
+
+
+def test_an_erasure_leaves_out_nothing_that_was_being_written(place, another):
+    """Who seals for the patient is waited for: what was not committed yet when the erasure began is erased with it."""
+    place.fill("anna")
+    id_ = ask(place, "anna")
+    about = replace(reference(), patient_id="anna")
+    sealing, erased = threading.Event(), []
+
+    def erase() -> None:
+        sealing.wait(10)
+        with another.database.sessions() as session:
+            erased.append(another.erasures.confirm(session, id_, agent=BELA))
+            session.commit()
+
+    thread = threading.Thread(target=erase)
+    thread.start()
+    with place.database.sessions() as session:
+        late, _ = jobs.enqueue(session, place.keyring, about, None, key="late", request_id="r")
+        sealing.set()
+        time.sleep(0.5)
+        session.commit()
+    thread.join()
+    with place.database.reading() as session:
+        row = session.get(jobs.AnalysisJob, late.id)
+    assert (row.state, row.patient_index) == ("cancelled", f"{ERASED_PREFIX}{erased[0].key_ids[0]}")
