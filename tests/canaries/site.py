@@ -29,7 +29,7 @@ from tests.canaries.patient import catalogue_in, chart
 from tests.faults.cluster import Process, wait_for
 from tests.faults.servers import PostgreSQL, Redis, free_port
 
-_READY_S = 120.0
+_READY_S = 240.0
 _LOOKS_S = 0.25
 
 
@@ -301,7 +301,7 @@ def hidden(page: httpx.Response, name: str) -> str:
     return found[1]
 
 
-def in_time(what: Callable[[], bool], name: str, timeout_s: float = 120.0) -> None:
+def in_time(what: Callable[[], bool], name: str, timeout_s: float = 300.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not what():
         assert time.monotonic() < deadline, f"waited for {name}"
