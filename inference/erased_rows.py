@@ -11,7 +11,7 @@ from rayhook.auth.data_key import DataKey
 from rayhook.auth.keys import Keyring
 from rayhook.auth.patient_keys import ERASED_PREFIX, NOTHING
 from rayhook.auth.sessions import close_sessions_of
-from rayhook.fhir.errors import Erased
+from rayhook.fhir.errors import Erased, RayhookError, ServiceUnavailable
 from rayhook.inference.answers import FindingAnswerRow
 from rayhook.inference.arrival import ArrivalRow
 from rayhook.inference.dicom_table import DICOMResult, DICOMSource, StoreState
@@ -136,8 +136,10 @@ def _forget_arrivals(session: Session, keyring: Keyring, erased: ErasedPatient) 
     for job in session.scalars(jobs):
         try:
             reference = open_reference(session, keyring, job)
-        except Erased:
-            continue
+        except ServiceUnavailable:
+            raise
+        except RayhookError:
+            continue  # nobody can read it, and it must not keep the rest from being erased
         study = f"{reference.fhir_base_url}/ImagingStudy/{reference.imaging_study_id}"
         for subject in (study, f"study {reference.study_instance_uid}"):
             named.add(index(keyring, "arrival", reference.ehr_id, subject))

@@ -17,7 +17,7 @@ from sqlmodel import Field, Session, SQLModel, col, select
 
 from rayhook.auth.database_types import Sessions
 from rayhook.auth.keys import Keyring
-from rayhook.fhir.errors import Erased, RayhookError, ServiceUnavailable
+from rayhook.fhir.errors import RayhookError, ServiceUnavailable
 from rayhook.inference.arrival import ArrivalRow, ArrivalState
 from rayhook.inference.job_table import AnalysisJob, JobState, open_reference
 from rayhook.inference.results import index
@@ -26,7 +26,7 @@ from rayhook.inference.study import StudyReference
 
 KEPT_S: Final = 86_400.0
 _AT_ONCE: Final = 500
-_UNCOUNTED_S: Final = 600.0  # longer than any request takes
+_UNCOUNTED_S: Final = 600.0  # a request under way says of its files that they are awaited, each minute
 _UNDER_WAY: Final = (JobState.QUEUED.value, JobState.RUNNING.value)
 # Not what failed: it may be tried again, and the images need not be sent again then.
 _ENDED: Final = (JobState.CANCELLED.value, JobState.DEAD.value, JobState.DONE.value, JobState.REFUSED.value)
@@ -113,17 +113,27 @@ class ReceivedImages:
             return _reception(session, instance_index, file.digest_index) or Reception.DIFFERS
         return Reception.STORED
 
+    def keep(self, files: Iterable[SpooledFile]) -> None:
+        """Say that the request that brought the files goes on: they are not left over from one that was killed."""
+        self.spool.refresh(file.id for file in files)
+
+    def has_lost(self, files: Iterable[SpooledFile]) -> bool:
+        return not {file.id for file in files} <= set(self.spool.names())
+
     def discard(self, files: Iterable[SpooledFile]) -> None:
         for file in files:
             self.spool.remove(file.id)
 
     def has_all(self, reference: StudyReference) -> bool:
-        """Return whether every instance that the EHR counts in the study is here, in the spool of this process."""
+        """Return whether as many images as the EHR counts instances are here, in the spool of this process.
+
+        Our own results among them stand for no image: an EHR that counts those too has the PACS asked.
+        """
         expected = reference.number_of_instances
         if expected is None or expected < 1:
             return False
-        names = self._names(reference)
-        return len(names) >= expected and set(names) <= set(self.spool.names())
+        images = self._names(reference, images_alone=True)
+        return len(images) >= expected and set(self._names(reference)) <= set(self.spool.names())
 
     def retrieve(self, reference: StudyReference) -> Generator[bytes]:
         """Yield the study's images in the order in which they came, one at a time.
@@ -200,8 +210,10 @@ class ReceivedImages:
     def _left_by(self, session: Session, job: AnalysisJob) -> list[str]:
         try:
             reference = open_reference(session, self.keyring, job)
-        except Erased:
-            return []
+        except ServiceUnavailable:
+            raise
+        except RayhookError:
+            return []  # Erased, or altered: nobody can say of which study it was, and a day ends it.
         mine = select(ReceivedInstance).where(
             ReceivedInstance.study_index == self._index_of(reference),
             # What came since is of an analysis that is not asked for yet.
@@ -219,10 +231,12 @@ class ReceivedImages:
                 session.delete(row)
             session.commit()
 
-    def _names(self, reference: StudyReference) -> list[str]:
+    def _names(self, reference: StudyReference, *, images_alone: bool = False) -> list[str]:
+        kinds = (True,) if images_alone else (True, False)
         query = (
             select(ReceivedInstance.id)
             .where(ReceivedInstance.study_index == self._index_of(reference))
+            .where(col(ReceivedInstance.is_image).in_(kinds))
             .order_by(col(ReceivedInstance.received_at), col(ReceivedInstance.id))
         )
         with self.sessions() as session:

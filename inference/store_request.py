@@ -13,7 +13,7 @@ import structlog
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.record import AuditEntry, AuditLog
 from rayhook.auth.registry import EHR
-from rayhook.fhir.errors import ImageRefused
+from rayhook.fhir.errors import ImageRefused, ServiceUnavailable
 from rayhook.fhir.references import is_uid, oid_uri
 from rayhook.inference.arrival import Arrival, ArrivalWay, announce
 from rayhook.inference.decode_limits import DecodeLimits
@@ -30,6 +30,7 @@ _DOES_NOT_MATCH: Final = 0xA900
 _CANNOT_UNDERSTAND: Final = 0xC000
 _DUPLICATE: Final = 0x0111
 _OUT_OF_RESOURCES: Final = 0xA700
+_KEEP_EVERY_S: Final = 60.0
 _OK, _ACCEPTED, _CONFLICT = 200, 202, 409
 
 log = structlog.get_logger()
@@ -68,9 +69,13 @@ class StoreRequest:
     clock: Callable[[], float] = time.time
     _files: list[SpooledFile] = field(default_factory=list)
     _failures: list[Failure] = field(default_factory=list)
+    _kept_at: float = 0.0
 
     def take(self, part: Part) -> None:
         """Raise ServiceUnavailable where the spool has no room: then nothing of the request may count."""
+        if self.clock() - self._kept_at >= _KEEP_EVERY_S:
+            self.received.keep(self._files)
+            self._kept_at = self.clock()
         if part.is_too_long:
             self._failures.append(Failure(_OUT_OF_RESOURCES))
             return
@@ -90,7 +95,10 @@ class StoreRequest:
         self._files.append(self.received.put(name, part.data, is_image=is_image))
 
     def finish(self) -> tuple[int, dict[str, Any]]:
-        """Return the status and the answer's data set, once all is committed."""
+        """Return the status and the answer's data set, once all is committed.
+
+        Raises ServiceUnavailable where a file is gone that was taken: the sender paused for too long.
+        """
         done: list[SpooledFile] = []
         surplus: list[SpooledFile] = []
         failures = list(self._failures)
@@ -111,7 +119,13 @@ class StoreRequest:
                 )
                 announce(session, self.received.keyring, arrival, settle_s=self.settle_s, clock=self.clock)
             self.audit.record(session, self._entry(done, failures))
+            if self.received.has_lost(self._files):
+                raise ServiceUnavailable(
+                    "what was sent first is not here any more", code="received_image_lost"
+                )
             session.commit()
+        # They count from now on, whatever happens to the request.
+        self._files.clear()
         self.received.discard(surplus)
         log.info("instances_received", sender=self.sender.name, stored=len(done), refused=len(failures))
         return _status(done, failures), _answer(done, failures)

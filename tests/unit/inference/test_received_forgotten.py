@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import text
 
 from rayhook.auth.keys import Keyring
 from rayhook.deploy.database import create_database
@@ -50,9 +51,9 @@ def job(database, keyring):
     return made
 
 
-def receive(received, number=1):
+def receive(received, number=1, *, is_image=True):
     uid = ABOUT.study_instance_uid
-    file = received.put(InstanceName(uid, "1.2", f"{uid}.{number}"), b"DICM", is_image=True)
+    file = received.put(InstanceName(uid, "1.2", f"{uid}.{number}"), b"DICM", is_image=is_image)
     with received.sessions() as session:
         received.admit(session, ABOUT.ehr_id, file)
         session.commit()
@@ -95,3 +96,21 @@ def test_a_file_that_never_counted_goes(received, tmp_path):
     past = time.time() - 700
     os.utime(path, (past, past))
     assert (received.forget_analysed(0.0), received.spool.names()) == (1, [])
+
+
+def test_a_result_of_ours_that_came_back_stands_for_no_image(received):
+    receive(received, 1)
+    receive(received, 2, is_image=False)
+    of_two = replace(ABOUT, number_of_instances=2)
+    assert (received.has_all(of_two), received.has_all(ABOUT)) == (False, True)
+
+
+def test_a_job_that_cannot_be_read_keeps_no_images_of_others(received, job, database):
+    receive(received)
+    job()
+    spoiled = "UPDATE analysis_job SET reference = :bytes"
+    with database.sessions() as session:
+        session.execute(text(spoiled), {"bytes": b"not sealed by anybody"})
+        session.commit()
+    job(key="other models")
+    assert received.forget_analysed(0.0) == 1
