@@ -218,11 +218,15 @@ class Pipeline:
         with self.sessions() as session:
             due = due_results(session, now=self.clock())
         for result_id, ehr_id in due:
-            with self.sessions() as session:
-                stored = jobs.load_result(session, self.keyring, result_id)
-            ehr = self.registry.by_id(ehr_id)
-            if stored is not None and ehr is not None:
-                self._store_again(ehr, stored, None)
+            try:
+                with self.sessions() as session:
+                    stored = jobs.load_result(session, self.keyring, result_id)
+                ehr = self.registry.by_id(ehr_id)
+                if stored is not None and ehr is not None:
+                    self._store_again(ehr, stored, None)
+            except RayhookError as error:
+                # As of reports: the others are due all the same.
+                log.warning("late_delivery_failed", errand=Errand.OBJECTS.value, code=error.code)
 
     def _store_again(self, ehr: EHR, stored: StoredResult, authorization: Authorization | None) -> None:
         """Store what the PACS lacks, unless another process is at it."""
@@ -349,6 +353,8 @@ class Pipeline:
             # PostgreSQL: a job that was thought dead has just stored what the same images came to.
             with self.sessions() as session:
                 known = self._reuse.find(session, content)
+            if known is None:
+                raise
         if known is not None:
             self._end_reused(attempt, known)
             return None

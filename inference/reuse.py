@@ -122,14 +122,14 @@ class Reuse:
         with self.sessions() as session:
             is_known = self._has_earlier(session, reference)
         if not is_known:
-            digests = set[str]()
-            return Looked(_noting(files(), digests), digests)
+            return _as_they_come(files())
         held = Held.read(files())
         with self.sessions() as session:
             found = self.find(session, self.content_key(reference, held.digests))
         if found is not None and is_of_patient(held.files, identifiers):
             return Looked(_each(()), held.digests, found)
-        return Looked(_each(held.files) if held.is_whole else files(), held.digests)
+        # Fetched anew they may be others than they were.
+        return Looked(_each(held.files), held.digests) if held.is_whole else _as_they_come(files())
 
     def end(self, attempt: Attempt, result_id: str) -> bool:
         """End the job with the result that there is; False where the job has gone to another."""
@@ -236,6 +236,11 @@ def is_of_patient(files: Iterable[bytes], identifiers: frozenset[str]) -> bool:
         except ImageRefused:
             continue
     return False
+
+
+def _as_they_come(files: Generator[bytes]) -> Looked:
+    digests = set[str]()
+    return Looked(_noting(files, digests), digests)
 
 
 def _noting(files: Generator[bytes], digests: set[str]) -> Generator[bytes]:

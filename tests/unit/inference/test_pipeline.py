@@ -13,6 +13,7 @@ from rayhook.deploy.database import create_database, migrate
 from rayhook.fhir.errors import AuditUnavailable
 from rayhook.fhir.transport import Transport
 from rayhook.inference.analysis import Analyser
+from rayhook.inference.claims import MAX_ATTEMPTS
 from rayhook.inference.decode import Decoder
 from rayhook.inference.jobs import Authorization, JobState, claim, enqueue, load_job
 from rayhook.inference.pipeline import Pipeline
@@ -153,7 +154,7 @@ def test_an_unknown_job_is_nothing_to_do(pipeline):
 
 def test_a_job_that_killed_its_workers_dies_and_is_audited_once(pipeline):
     job_id = ask(pipeline)
-    for _ in range(3):
+    for _ in range(MAX_ATTEMPTS):
         with pipeline.sessions() as session:
             claim(session, pipeline.keyring, job_id, lease_s=0, clock=pipeline.clock)
             session.commit()

@@ -1,7 +1,9 @@
 """What makes two studies' images the same, and who notes what they came to, on both databases."""
 
+import hashlib
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from sqlalchemy import insert
@@ -13,7 +15,7 @@ from rayhook.deploy.database import create_database
 from rayhook.inference import jobs
 from rayhook.inference.attempt import Attempt
 from rayhook.inference.lease import Hold
-from rayhook.inference.reuse import ResultContent, Reuse
+from rayhook.inference.reuse import Held, ResultContent, Reuse
 from rayhook.inference.study import AnalysisStatus, InstanceResult, ModelIdentity
 from tests.unit.inference.samples import analysed, reference
 
@@ -164,3 +166,18 @@ def test_another_study_has_a_turn_of_its_own(reuse, database, keyring):
         claimed = jobs.claim(session, keyring, row.id, lease_s=60)
         session.commit()
     assert reuse.take_turn(Attempt(claimed, None, Hold(claimed)))
+
+
+def test_images_that_are_fetched_anew_are_told_by_what_they_are_then(reuse, database, keyring, monkeypatch):
+    """A study that is too large to be kept may change between the two times that it is read."""
+    monkeypatch.setattr(Held, "read", partial(Held.read, max_bytes=10))
+    completed(reuse, taken(database, keyring, "1"), analysed())
+    reads = iter([[b"one image of 24 bytes..."], [b"one image of 24 bytes...", b"and another one"]])
+    looked = reuse.look(taken(database, keyring, "2"), lambda: each(next(reads)), frozenset())
+    images = list(looked.images)
+    assert looked.digests == {hashlib.sha256(image).hexdigest() for image in images}
+    assert len(images) == 2
+
+
+def each(files):
+    yield from files
