@@ -146,7 +146,9 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         return
     if parts.scheme != "rediss":
         yield _named("redis_url", "must be rediss:// or unix:// in production")
-    given = {name: values[-1].lower() for name, values in parse_qs(parts.query).items()}
+    given = {
+        name: values[0].lower() for name, values in parse_qs(parts.query).items()
+    }  # redis-py takes the first
     if given.get("ssl_cert_reqs", "required") != "required":
         yield _named("redis_url", "ssl_cert_reqs must be required")
     if given.get("ssl_check_hostname", "true") not in _YES:

@@ -55,6 +55,11 @@ def test_sqlite_on_loopback_behind_a_proxy_is_not_refused(tmp_path):
         ({"redis_url": "redis://:s3cret@redis/0"}, "RAYHOOK_REDIS_URL", "must be rediss://"),
         ({"redis_url": "rediss://redis/0"}, "RAYHOOK_REDIS_URL", "needs a password"),
         ({"redis_url": REDIS + "?ssl_cert_reqs=none"}, "RAYHOOK_REDIS_URL", "ssl_cert_reqs"),
+        (
+            {"redis_url": REDIS + "?ssl_cert_reqs=none&ssl_cert_reqs=required"},
+            "RAYHOOK_REDIS_URL",
+            "ssl_cert_reqs",
+        ),
         ({"redis_url": REDIS + "?ssl_check_hostname=false"}, "RAYHOOK_REDIS_URL", "ssl_check_hostname"),
         ({"database_url": POSTGRESQL.replace("verify-full", "require")}, "DATABASE_URL", "verify-full"),
         ({"database_url": POSTGRESQL.partition("?")[0]}, "DATABASE_URL", "verify-full"),
