@@ -89,7 +89,7 @@ def reclaims(
     """Return the seconds from each kill to when a study that was in hand is fetched again.
 
     In hand were those that had been fetched and are fetched once more later, with no report between.
-    troubles: spans in which a server failed. Who fetched then may fetch again for that reason, and does not count.
+    troubles: spans in which a server failed: who fetched then, or could not fetch again then, does not count.
     """
     killed = sorted(kills)
     found = []
@@ -104,7 +104,7 @@ def reclaims(
         fetched[entry.study] = entry.at
         if before is None or written.get(entry.request_id, 0.0) > before:
             continue
-        if any(begin - _BEFORE_S <= before <= end + _BEFORE_S for begin, end in troubles):
+        if any(begin - _BEFORE_S <= entry.at and before <= end + _BEFORE_S for begin, end in troubles):
             continue
         at = next((kill for kill in killed if before <= kill <= entry.at), None)
         if at is not None:

@@ -88,6 +88,7 @@ def test_a_study_that_was_written_before_the_kill_needs_no_reclaim():
 
 def test_a_fetch_that_failed_with_its_server_is_no_reclaim():
     assert reclaims([fetched(at=10.0), fetched(at=19.0)], [12.0], [(9.0, 11.0)]) == []
+    assert reclaims([fetched(at=10.0), fetched(at=19.0)], [12.0], [(15.0, 18.0)]) == []
     assert reclaims([fetched(at=10.0), fetched(at=19.0)], [12.0], [(30.0, 31.0)]) == [7.0]
 
 
