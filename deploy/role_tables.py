@@ -9,11 +9,12 @@ from fastapi import FastAPI
 
 from rayhook.auth.registry import EHRRegistry
 from rayhook.auth.roles import PERMISSIONS, Permission, Role
-from rayhook.deploy.app import Service, build_service, mount
+from rayhook.deploy.app import mount
 from rayhook.deploy.health import Health
 from rayhook.deploy.health import build_router as health_router
 from rayhook.deploy.middleware import RequestContext
 from rayhook.deploy.problems import install_problem_handlers
+from rayhook.deploy.service import Service, build_service
 from rayhook.deploy.settings import Environment, Settings
 from rayhook.smart_app.role_texts import PERMISSION_TEXTS, ROLE_NAMES
 from rayhook.smart_app.routes_access import RouteAccess, route_accesses

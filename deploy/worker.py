@@ -24,19 +24,17 @@ from rayhook.deploy.health import Check, Health
 from rayhook.deploy.health_checks import storage_checks
 from rayhook.deploy.key_use import note_until
 from rayhook.deploy.kms import await_kms, open_keyring
+from rayhook.deploy.late_deliveries import deliver_until
 from rayhook.deploy.production import require_secure
 from rayhook.deploy.settings import Settings
 from rayhook.deploy.stage_metrics import StageMetrics
 from rayhook.deploy.threads import in_threads
 from rayhook.deploy.worker_health import answering
-from rayhook.fhir.errors import RayhookError
 from rayhook.fhir.transport import Transport
-from rayhook.inference.pipeline import Pipeline
 from rayhook.inference.registry import ModelPackage, load_models, select_models
 
 log = structlog.get_logger(__name__)
 
-_DELIVER_EVERY_S: Final = 5.0
 _ENDED_HARD: Final = 70  # EX_SOFTWARE of sysexits.h
 
 
@@ -106,22 +104,14 @@ def _working(analysis: Analysis) -> Iterator[None]:
     beside = in_threads(
         {
             "key-uses": partial(note_until, outside.database.sessions, outside.keyring),
-            "late-deliveries": partial(_deliver_until, analysis.pipeline),
+            "late-deliveries": partial(
+                deliver_until, (analysis.pipeline.deliver_due, analysis.pipeline.store_due)
+            ),
         }
     )
     with alarm.listening(), beside, analysis.running():
         yield
     _record(analysis, AuditKind.APPLICATION_STOPPED)
-
-
-def _deliver_until(pipeline: Pipeline, stopping: threading.Event) -> None:
-    """Try again what an EHR or a PACS did not take; of several processes at it, each errand is one's."""
-    while not stopping.wait(_DELIVER_EVERY_S):
-        for courier in (pipeline.deliver_due, pipeline.store_due):
-            try:
-                courier()
-            except RayhookError:
-                log.exception("late_delivery_failed")
 
 
 def _record(analysis: Analysis, kind: AuditKind) -> None:

@@ -181,11 +181,12 @@ def _take(
         raise
     except (RayhookError, msgspec.DecodeError) as error:
         job.attempts += 1
-        told = {"code": getattr(error, "code", UNREADABLE), "message": _UNREADABLE_MESSAGE}
+        code = error.code if isinstance(error, RayhookError) else UNREADABLE
         if job.attempts >= max_attempts:
-            end(session, job, JobState.DEAD, now=now, **told)
+            end(session, job, JobState.DEAD, now=now, code=code, message=_UNREADABLE_MESSAGE)
         else:
-            _requeue(session, job, now=now, until=now + _UNREADABLE_S, **told)
+            until = now + _UNREADABLE_S
+            _requeue(session, job, now=now, until=until, code=code, message=_UNREADABLE_MESSAGE)
         return None
     job.state, job.attempts, job.fence = JobState.RUNNING.value, job.attempts + 1, job.fence + 1
     job.lease_until, job.updated_at = now + lease_s, now

@@ -22,9 +22,9 @@ from rayhook.auth.roles import PERMISSIONS, STAFF_ROLES, Role
 from rayhook.auth.scopes import ScopeSet
 from rayhook.auth.sessions import SMARTSession, create_session
 from rayhook.auth.staff_sessions import open_account_session
-from rayhook.deploy.app import Service
 from rayhook.deploy.demo.run import serving
 from rayhook.deploy.role_tables import bare_app
+from rayhook.deploy.service import Service
 from rayhook.inference import jobs
 from rayhook.inference.report import build_resources
 from rayhook.inference.study import StudyReference

@@ -16,9 +16,9 @@ import pytest
 
 from rayhook.audit.review import AuditRecord, recent
 from rayhook.auth.registry import load_registry
-from rayhook.deploy.app import Service
 from rayhook.deploy.demo.run import serving
 from rayhook.deploy.role_tables import bare_app
+from rayhook.deploy.service import Service
 from tests.peers.npm import installed
 
 pytestmark = pytest.mark.oidc_provider
