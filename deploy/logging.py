@@ -12,6 +12,9 @@ from rayhook.deploy.settings import LogFormat
 from rayhook.fhir.correlation import request_id
 
 _SECRET_KEYS = frozenset({"authorization", "access_token", "token", "client_assertion", "code", "id_token"})
+# An error's code is one of our own words; an authorization code of OAuth is not.
+_ERROR_CODE = re.compile(r"[a-z]+(_[a-z]+)*|[a-z]+(-[a-z]+)*")
+_ERROR_CODE_LENGTH = 64
 _TOKEN = re.compile(r"(Bearer\s+)[^\s\"']+|eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 
 
@@ -70,8 +73,12 @@ def _add_request_id(_logger: Any, _method: str, event: MutableMapping[str, Any])
 
 def _redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
-        if key in _SECRET_KEYS:
+        if key in _SECRET_KEYS and not (key == "code" and _is_error_code(value)):
             event[key] = "[redacted]"
         elif isinstance(value, str):
             event[key] = _TOKEN.sub(r"\1[redacted]", value)
     return event
+
+
+def _is_error_code(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _ERROR_CODE_LENGTH and bool(_ERROR_CODE.fullmatch(value))

@@ -118,9 +118,9 @@ def test_a_key_moved_to_another_row_does_not_open(database, url):
     keyring, again = (Keyring.load_or_create(Path(url[10:]).parent / "keyring.json") for _ in range(2))
     ours, theirs = sealed_for(database, keyring, ANNA), sealed_for(database, keyring, BELA)
     with database.sessions() as session:
-        wrapped = session.execute(
-            PATIENT_KEY.select().where(PATIENT_KEY.c.id == data_key_of(theirs))
-        ).one().wrapped
+        wrapped = (
+            session.execute(PATIENT_KEY.select().where(PATIENT_KEY.c.id == data_key_of(theirs))).one().wrapped
+        )
         change = update(PATIENT_KEY).where(PATIENT_KEY.c.id == data_key_of(ours))
         session.execute(change.values(wrapped=wrapped))
         session.commit()
