@@ -14,7 +14,7 @@ from tests.faults.account import settle
 from tests.faults.cluster import Cluster, describe, running_alone, wait_for
 from tests.faults.studies import patient_id
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
 STUDIES = 40
 _SIZE_MIB = 24

@@ -22,7 +22,7 @@ from tests.faults.line import Cut
 from tests.faults.storm import RECLAIM_S, RECOVERY_S, Storm, cutting
 from tests.faults.studies import patient_id
 
-pytestmark = [pytest.mark.postgresql, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.alone, pytest.mark.postgresql, pytest.mark.timeout(900)]
 
 STUDIES = 1000
 SINGLE = 160

@@ -15,7 +15,7 @@ from tests.faults.cluster import Cluster, Process, describe, running_cluster, wa
 from tests.faults.servers import free_port
 from tests.faults.studies import patient_id
 
-pytestmark = [pytest.mark.postgresql, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.alone, pytest.mark.postgresql, pytest.mark.timeout(600)]
 
 PATIENTS = 60
 LEASE_S = 3.0
