@@ -2,6 +2,7 @@
 
 import hmac
 import re
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,21 +135,21 @@ def read_arrival_sources(
 ) -> ArrivalSources:
     """Return the checked tables; `key` names their EHR in every refusal."""
     found = ArrivalSources(
-        None if subscription is None else _subscription(f"{key}.subscription", subscription),
-        tuple(_sender(f"{key}.dicom_sender[{n}]", table) for n, table in enumerate(senders)),
+        None if subscription is None else _subscription(values, f"{key}.subscription", subscription),
+        tuple(_sender(values, f"{key}.dicom_sender[{n}]", table) for n, table in enumerate(senders)),
         tuple(_polled(values, f"{key}.pacs_poll[{n}]", table) for n, table in enumerate(polled)),
     )
     refuse_repeated(f"{key}.pacs_poll.id", (one.id for one in found.polled))
     return found
 
 
-def _subscription(key: str, table: SubscriptionTable) -> SubscriptionSource:
+def _subscription(values: Values, key: str, table: SubscriptionTable) -> SubscriptionSource:
     if not _CANONICAL.fullmatch(table.topic):
         raise refusal(f"{key}.topic", "must be the canonical URL of a SubscriptionTopic")
     if table.filter is not None and not _FILTER.fullmatch(table.filter):
         raise refusal(f"{key}.filter", "must be a search of ImagingStudy, as ImagingStudy?status=available")
     return SubscriptionSource(
-        secret=_secret_file(f"{key}.secret_file", table.secret_file),
+        secret=_secret_file(values, f"{key}.secret_file", table.secret_file),
         topic=table.topic,
         filter_by=table.filter,
         heartbeat_s=table.heartbeat_s,
@@ -156,9 +157,9 @@ def _subscription(key: str, table: SubscriptionTable) -> SubscriptionSource:
     )
 
 
-def _sender(key: str, table: DICOMSenderTable) -> DICOMSender:
+def _sender(values: Values, key: str, table: DICOMSenderTable) -> DICOMSender:
     return DICOMSender(
-        identifier(f"{key}.id", table.id), _secret_file(f"{key}.secret_file", table.secret_file)
+        identifier(f"{key}.id", table.id), _secret_file(values, f"{key}.secret_file", table.secret_file)
     )
 
 
@@ -172,8 +173,18 @@ def _polled(values: Values, key: str, table: PolledPACSTable) -> PolledPACS:
     )
 
 
-def _secret_file(key: str, value: str) -> SecretFile:
+def _secret_file(values: Values, key: str, value: str) -> SecretFile:
+    """One that is not there is no error yet: nobody is let in by it."""
     path = Path(value)
     if not path.is_absolute():
         raise refusal(key, "must be an absolute path")
+    if not values.development and _is_open(path):
+        raise refusal(key, "names a file that others than its owner and group may read")
     return SecretFile(path)
+
+
+def _is_open(path: Path) -> bool:
+    try:
+        return bool(path.stat().st_mode & stat.S_IRWXO)
+    except OSError:
+        return False

@@ -55,6 +55,20 @@ def test_images_may_be_fetched_from_a_pacs_that_is_polled(tmp_path):
     assert "https://pacs.north.example" in ehr.image_origins
 
 
+@pytest.mark.parametrize(("mode", "is_refused"), [(0o644, True), (0o640, False), (0o600, False)])
+def test_production_refuses_a_secret_that_everybody_may_read(tmp_path, mode, is_refused):
+    secret = tmp_path / "router"
+    secret.write_text("s" * 32)
+    secret.chmod(mode)
+    text = EHR + SENDER.replace("/etc/rayhook/router", str(secret))
+    if is_refused:
+        with pytest.raises(InvalidRequest) as refused:
+            load(tmp_path, text)
+        assert "ehr[0].dicom_sender[0].secret_file" in str(refused.value.expression)
+    else:
+        assert load(tmp_path, text).dicom_sender("router") is not None
+
+
 def test_a_sender_is_found_by_its_id(tmp_path):
     registry = load(tmp_path, EHR + SENDER)
     ehr, sender = registry.dicom_sender("router")
