@@ -8,7 +8,7 @@ from pathlib import Path
 from rayhook.deploy.database import ensure_schema
 from rayhook.deploy.kms import open_keyring
 from rayhook.deploy.maintenance import Installation
-from rayhook.deploy.settings import StorageSettings
+from rayhook.deploy.storage_settings import StorageSettings
 from rayhook.smart_app.account_acts import AccountActs
 
 

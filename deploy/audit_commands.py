@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rayhook.audit.checkpoint import Witness
     from rayhook.audit.report import ChainReport
     from rayhook.deploy.audit_desk import AuditDesk
-    from rayhook.deploy.settings import StorageSettings
+    from rayhook.deploy.storage_settings import StorageSettings
 
 app = typer.Typer(no_args_is_help=True, help="Verify, prove, read, export and keep the audit trail.")
 hold = typer.Typer(no_args_is_help=True, help="Legal holds: what they name is not purged.")
@@ -267,7 +267,7 @@ def hold_list(data_dir: DataDir = None) -> None:
 
 
 def _witness(anchor: str, settings: "StorageSettings") -> "Path | Witness":
-    from rayhook.deploy.settings import S3_ADDRESS
+    from rayhook.deploy.storage_settings import S3_ADDRESS
 
     if anchor.startswith("s3://"):
         from rayhook.deploy.s3 import anchor_at
@@ -281,7 +281,7 @@ def _witness(anchor: str, settings: "StorageSettings") -> "Path | Witness":
 
 
 def _settings(data_dir: Path | None) -> "StorageSettings":
-    from rayhook.deploy.settings import StorageSettings
+    from rayhook.deploy.storage_settings import StorageSettings
 
     return StorageSettings() if data_dir is None else StorageSettings(data_dir=data_dir)
 

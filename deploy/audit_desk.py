@@ -22,7 +22,7 @@ from rayhook.audit.review import AuditRecord, AuditSearch, recent, timestamp, wa
 from rayhook.auth.key_rotation import rotate_audit_key
 from rayhook.deploy.database import create_database, parse_url
 from rayhook.deploy.maintenance import Installation
-from rayhook.deploy.settings import StorageSettings
+from rayhook.deploy.storage_settings import StorageSettings
 from rayhook.fhir.errors import InvalidRequest, NotFound
 
 AGENT = "rayhook command line"

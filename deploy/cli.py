@@ -36,7 +36,7 @@ from rayhook.inference.training.commands import crossval
 from rayhook.inference.training.evaluation_command import evaluate
 
 if TYPE_CHECKING:
-    from rayhook.deploy.settings import StorageSettings
+    from rayhook.deploy.storage_settings import StorageSettings
 
 app = typer.Typer(
     name="rayhook",
@@ -317,7 +317,7 @@ def _chosen(models: list[str] | None) -> tuple[str, ...]:
 
 
 def _storage(data_dir: Path | None) -> "StorageSettings":
-    from rayhook.deploy.settings import StorageSettings
+    from rayhook.deploy.storage_settings import StorageSettings
 
     return StorageSettings() if data_dir is None else StorageSettings(data_dir=data_dir)
 

@@ -12,7 +12,8 @@ from rayhook.audit.record import AuditEntry, AuditLog
 from rayhook.audit.review import recent
 from rayhook.auth.keys import Keyring
 from rayhook.auth.registry import EHRRegistry
-from rayhook.deploy.settings import PREFIX, Settings
+from rayhook.deploy.settings import Settings
+from rayhook.deploy.storage_settings import PREFIX
 from rayhook.inference.registry import ModelPackage
 
 _DIGITS: Final = 16

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
     from rayhook.deploy.database_roles import Role
-    from rayhook.deploy.settings import StorageSettings
+    from rayhook.deploy.storage_settings import StorageSettings
 
 app = typer.Typer(no_args_is_help=True, help="Prepare, migrate and check the database.")
 
@@ -115,14 +115,14 @@ def check(
 
 
 def _settings(data_dir: Path | None) -> "StorageSettings":
-    from rayhook.deploy.settings import StorageSettings
+    from rayhook.deploy.storage_settings import StorageSettings
 
     return StorageSettings() if data_dir is None else StorageSettings(data_dir=data_dir)
 
 
 def _owner_url(settings: "StorageSettings") -> "URL":
     from rayhook.deploy.database import parse_url
-    from rayhook.deploy.settings import OwnerSettings
+    from rayhook.deploy.storage_settings import OwnerSettings
 
     return parse_url(OwnerSettings().database_owner_url or settings.resolved_database_url)
 

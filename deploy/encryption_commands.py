@@ -168,7 +168,8 @@ def _desk(data_dir: Path | None) -> "Iterator[EncryptionDesk]":
     from rayhook.deploy.encryption_desk import EncryptionDesk
     from rayhook.deploy.logging import configure_logging
     from rayhook.deploy.maintenance import Installation
-    from rayhook.deploy.settings import LogFormat, StorageSettings
+    from rayhook.deploy.settings import LogFormat
+    from rayhook.deploy.storage_settings import StorageSettings
 
     configure_logging(level="WARNING", log_format=LogFormat.CONSOLE)
     settings = StorageSettings() if data_dir is None else StorageSettings(data_dir=data_dir)

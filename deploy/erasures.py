@@ -25,7 +25,7 @@ from rayhook.auth.patient_keys import (
 from rayhook.cds_hooks.erased_cards import erase_cards
 from rayhook.deploy.database import Database
 from rayhook.deploy.erasure_list import DestroyedKey, ErasureList
-from rayhook.deploy.settings import StorageSettings
+from rayhook.deploy.storage_settings import StorageSettings
 from rayhook.fhir.errors import code_of
 from rayhook.inference.erased_rows import ErasedPatient, erase_rows
 from rayhook.inference.erasure import Done, Erasures

@@ -114,7 +114,7 @@ def retry(
 @contextmanager
 def _opened(data_dir: Path | None) -> "Iterator[JobActs]":
     from rayhook.deploy.maintenance import Installation
-    from rayhook.deploy.settings import StorageSettings
+    from rayhook.deploy.storage_settings import StorageSettings
     from rayhook.smart_app.job_acts import JobActs
 
     settings = StorageSettings() if data_dir is None else StorageSettings(data_dir=data_dir)

@@ -39,7 +39,7 @@ out = Console()
 def list_keys(data_dir: DataDir = None) -> None:
     """Print the client keys: which sign, which will sign next, and which are still published."""
     from rayhook.deploy.maintenance import Installation
-    from rayhook.deploy.settings import StorageSettings
+    from rayhook.deploy.storage_settings import StorageSettings
 
     settings = StorageSettings() if data_dir is None else StorageSettings(data_dir=data_dir)
     with Installation.opened(settings) as installation:
@@ -63,7 +63,7 @@ def rotate_client(
     from rayhook.audit.record import AuditEntry
     from rayhook.auth.key_rotation import rotate_client_keys
     from rayhook.deploy.maintenance import Installation
-    from rayhook.deploy.settings import StorageSettings
+    from rayhook.deploy.storage_settings import StorageSettings
 
     settings = StorageSettings() if data_dir is None else StorageSettings(data_dir=data_dir)
     with Installation.opened(settings) as installation, installation.database.sessions() as session:
@@ -145,7 +145,7 @@ def inventory(
 def _custody(data_dir: Path | None) -> "Iterator[Custody]":
     from rayhook.deploy.keyring_custody import Custody
     from rayhook.deploy.maintenance import Installation
-    from rayhook.deploy.settings import StorageSettings
+    from rayhook.deploy.storage_settings import StorageSettings
 
     settings = StorageSettings() if data_dir is None else StorageSettings(data_dir=data_dir)
     with Installation.opened(settings) as installation:

@@ -11,7 +11,7 @@ from rayhook.auth.keyring_file import KeyringFile
 from rayhook.auth.kms import KMSWrap
 from rayhook.deploy.kms import kms_wrap
 from rayhook.deploy.maintenance import Installation
-from rayhook.deploy.settings import KEY_URI, StorageSettings
+from rayhook.deploy.storage_settings import KEY_URI, StorageSettings
 from rayhook.fhir.errors import Conflict, InvalidRequest, RayhookError
 
 _AGENT = "rayhook command line"

@@ -11,7 +11,7 @@ from rayhook.auth.keyring_file import KeyringFile
 from rayhook.auth.keys import Keyring
 from rayhook.auth.kms import KMSWrap
 from rayhook.deploy.health import Health
-from rayhook.deploy.settings import StorageSettings
+from rayhook.deploy.storage_settings import StorageSettings
 from rayhook.fhir.errors import InvalidRequest, ServiceUnavailable
 
 _TIMEOUT_S: Final = 5

@@ -11,7 +11,7 @@ from rayhook.auth.keyring_file import KeyringFile
 from rayhook.auth.keys import Keyring
 from rayhook.deploy.database import Database, create_database
 from rayhook.deploy.kms import keyring_file
-from rayhook.deploy.settings import StorageSettings
+from rayhook.deploy.storage_settings import StorageSettings
 from rayhook.fhir.errors import InvalidRequest
 
 

@@ -28,7 +28,7 @@ def performance(
     from rayhook.audit.events import AuditKind
     from rayhook.audit.record import AuditEntry
     from rayhook.deploy.maintenance import Installation
-    from rayhook.deploy.settings import StorageSettings
+    from rayhook.deploy.storage_settings import StorageSettings
     from rayhook.inference.held_out import load_held_out
     from rayhook.inference.performance import FEWEST, measure, score_shifts
     from rayhook.inference.registry import load_models

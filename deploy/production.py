@@ -18,7 +18,8 @@ from sqlalchemy.engine import URL
 
 from rayhook.deploy.database import parse_url
 from rayhook.deploy.postgresql import transport_problem
-from rayhook.deploy.settings import PREFIX, Settings
+from rayhook.deploy.settings import Settings
+from rayhook.deploy.storage_settings import PREFIX
 from rayhook.deploy.tls import server_context
 from rayhook.fhir.errors import InvalidRequest
 

@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from rayhook.deploy.settings import PREFIX, Settings
+from rayhook.deploy.settings import Settings
+from rayhook.deploy.storage_settings import PREFIX
 from rayhook.smart_app.dependencies import SettingView
 
 _HIDDEN = "…"

@@ -12,7 +12,7 @@ from moto.server import ThreadedMotoServer
 
 from rayhook.deploy.demo.ehr import demo_registry_toml
 from rayhook.deploy.kms import open_keyring
-from rayhook.deploy.settings import StorageSettings
+from rayhook.deploy.storage_settings import StorageSettings
 from tests.doubles.kms import make_key
 from tests.doubles.object_store import object_store
 from tests.integration.hospital import free_url

@@ -9,7 +9,8 @@ import typer.main
 from rayhook.audit.events import AuditKind
 from rayhook.auth.registry import load_registry
 from rayhook.deploy.cli import app
-from rayhook.deploy.settings import PREFIX, Settings
+from rayhook.deploy.settings import Settings
+from rayhook.deploy.storage_settings import PREFIX
 from rayhook.inference.registry import Estimate, Manifest, Role, load_models
 from rayhook.inference.training.evaluation_report import read_report
 from rayhook.inference.training.model_card import model_card

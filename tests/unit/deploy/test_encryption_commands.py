@@ -21,7 +21,7 @@ from rayhook.deploy.encryption_desk import EncryptionDesk
 from rayhook.deploy.key_approval import approver
 from rayhook.deploy.key_use import note_uses, told_uses
 from rayhook.deploy.maintenance import Installation
-from rayhook.deploy.settings import StorageSettings
+from rayhook.deploy.storage_settings import StorageSettings
 from rayhook.fhir.errors import Conflict, Forbidden
 from rayhook.inference.sealed_spool import SealedSpool
 from rayhook.smart_app.account_acts import AccountActs

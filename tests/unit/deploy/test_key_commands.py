@@ -5,7 +5,7 @@ from rayhook.audit.review import recent
 from rayhook.auth.keys import Keyring
 from rayhook.deploy.cli import app
 from rayhook.deploy.database import create_database, migrate
-from rayhook.deploy.settings import StorageSettings
+from rayhook.deploy.storage_settings import StorageSettings
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from rayhook.deploy.cli import app
 from rayhook.deploy.keyring_custody import Custody
 from rayhook.deploy.kms import keyring_file, open_keyring
 from rayhook.deploy.maintenance import Installation
-from rayhook.deploy.settings import StorageSettings
+from rayhook.deploy.storage_settings import StorageSettings
 from rayhook.fhir.errors import RayhookError, ServiceUnavailable
 from tests.doubles.kms import kms_that_says, make_key
 from tests.doubles.object_store import object_store

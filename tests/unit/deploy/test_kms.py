@@ -13,7 +13,7 @@ from rayhook.auth.key_rotation import add_encryption_key, promote_encryption_key
 from rayhook.auth.keyring_file import KeyringFile
 from rayhook.deploy.health import Health, Phase
 from rayhook.deploy.kms import await_kms, keyring_file, kms_wrap, open_keyring
-from rayhook.deploy.settings import StorageSettings
+from rayhook.deploy.storage_settings import StorageSettings
 from rayhook.fhir.errors import InvalidRequest, ServiceUnavailable
 from tests.doubles.kms import kms_that_says, make_key
 from tests.doubles.object_store import object_store

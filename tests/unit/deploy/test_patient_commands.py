@@ -9,7 +9,7 @@ from rayhook.auth.keys import Keyring
 from rayhook.auth.roles import Role
 from rayhook.deploy.cli import app
 from rayhook.deploy.maintenance import Installation
-from rayhook.deploy.settings import StorageSettings
+from rayhook.deploy.storage_settings import StorageSettings
 from rayhook.fhir.errors import Erased
 from rayhook.inference import jobs
 from rayhook.inference.report import build_resources
