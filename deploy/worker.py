@@ -20,6 +20,7 @@ from rayhook.deploy.audit_forwarding import audit_origins
 from rayhook.deploy.backend_tokens import backend_tokens
 from rayhook.deploy.database import create_database, ensure_schema
 from rayhook.deploy.decoded_types import make_ready
+from rayhook.deploy.erasures import open_erasures
 from rayhook.deploy.health import Check, Health
 from rayhook.deploy.health_checks import storage_checks
 from rayhook.deploy.key_use import note_until
@@ -84,6 +85,9 @@ def _parts(
         )
         stack.callback(transport.close)
         audit = AuditLog(keyring, anchor=settings.anchor_path)
+        erasures = open_erasures(settings, database, keyring, audit)
+        erasures.begin()
+        stack.enter_context(erasures.running())
         outside = Outside(
             settings=settings,
             database=database,
