@@ -76,13 +76,17 @@ class SubscriptionUpkeep:
     def create(self, ehr: EHR, *, agent: str = AGENT) -> tuple[Resource, bool]:
         """Return our Subscription at the EHR, and whether it had to be made: one that is in order stays."""
         subscriptions = self.at(ehr)
-        for found in subscriptions.ours():
-            if found.get("status") in _IN_ORDER and is_fhir_id(str(found.get("id"))):
-                self._note_made(ehr, subscriptions.base_url, found, agent=agent, act="found")
-                return found, False
+        found = self._in_order(subscriptions)
+        if found is not None:
+            self._note_made(ehr, subscriptions.base_url, found, agent=agent, act="found")
+            return found, False
         made = subscriptions.create()
         self._note_made(ehr, subscriptions.base_url, made, agent=agent, act="created")
         return made, True
+
+    def _in_order(self, at: EHRSubscriptions) -> Resource | None:
+        orderly = (one for one in at.ours() if one.get("status") in _IN_ORDER)
+        return next((one for one in orderly if is_fhir_id(str(one.get("id")))), None)
 
     def delete(self, ehr: EHR, subscription_id: str, *, agent: str = AGENT) -> None:
         self.at(ehr).delete(subscription_id)
@@ -154,8 +158,12 @@ class SubscriptionUpkeep:
         self._note_made(at.ehr, at.base_url, renewed, agent=AGENT, act=act)
 
     def _replace(self, claimed: ClaimedSource, at: EHRSubscriptions) -> None:
-        """Make a new Subscription for one that the EHR does not know any more; what it missed is searched for."""
-        made = at.create()
+        """Let another Subscription take the place of one that the EHR does not know; what it missed is searched for.
+
+        One of ours that is in order is enough: whatever is named to us, no second one is made beside it.
+        """
+        ours = self._in_order(at)
+        made = ours or at.create()
         with self.sessions() as session:
             old = locked_source(session, claimed.source)
             if old is not None:
@@ -163,7 +171,8 @@ class SubscriptionUpkeep:
                 session.flush()
             row = self._note(session, at.ehr, at.base_url, made)
             set_events(row, events_of(row).missed())
-            row.caught_up_at, row.next_attempt_at = claimed.caught_up_at, self.clock()
+            row.caught_up_at = row.caught_up_at if ours else claimed.caught_up_at
+            row.next_attempt_at = self.clock()
             session.add(row)
             self._record_change(session, at.ehr, str(made.get("id")), agent=AGENT, act="replaced")
             session.commit()

@@ -14,7 +14,7 @@ from rayhook.deploy.demo.ehr_seed import imaging_study_id
 from rayhook.deploy.demo.ehr_subscriptions import TOPIC
 from rayhook.deploy.demo.ehr_tokens import Grant
 from rayhook.inference.arrival import ArrivalRow, ArrivalState
-from rayhook.inference.arrival_source import ArrivalSourceRow
+from rayhook.inference.arrival_source import ArrivalSourceRow, Source, SourceKind, opened_source
 from rayhook.inference.intake import Intake
 from rayhook.inference.job_table import AnalysisJob, JobState, Priority
 from rayhook.inference.received import ReceivedInstance
@@ -389,6 +389,16 @@ def test_a_subscription_that_is_gone_is_made_anew(subscribed):
     (made,) = store.search("Subscription", [])
     assert made["id"] != subscribed.subscription_id
     assert source(subscribed).name == made["id"]
+
+
+def test_for_one_that_never_was_no_second_one_is_made(subscribed):
+    with subscribed.pipeline.sessions() as session:
+        row = opened_source(session, Source(subscribed.ehr.id, SourceKind.SUBSCRIPTION, "never-was"))
+        row.next_attempt_at = subscribed.clock()
+        session.commit()
+    subscribed.upkeep.run_due()
+    (left,) = subscribed.hospital.demo.store.search("Subscription", [])
+    assert (left["id"], source(subscribed).name) == (subscribed.subscription_id, subscribed.subscription_id)
 
 
 def test_a_deleted_subscription_is_forgotten(subscribed):
