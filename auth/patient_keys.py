@@ -10,6 +10,7 @@ Spec: 45 CFR 164.310(d)(2)(i), 164.312(a)(2)(iv); NIST SP 800-88r1 2.6 (cryptogr
 import json
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -172,7 +173,10 @@ def unseal(session: Session, keyring: Keyring, sealed: bytes, *, table: str, col
 
 
 def ready_keys(session: Session, keyring: Keyring, sealed: Iterable[bytes | None]) -> None:
-    """Look up the keys of many values together, which `unseal` would look up one by one."""
+    """Look up the keys of many values together, which `unseal` would look up one by one.
+
+    A key that does not open is left to `unseal`, which tells of it with the value that needs it.
+    """
     ids = (data_key_of(one) for one in sealed if one is not None)
     opened = keyring.opened_keys
     wanted = opened.untrusted(one for one in ids if one is not None)[:_AT_ONCE]
@@ -183,7 +187,8 @@ def ready_keys(session: Session, keyring: Keyring, sealed: Iterable[bytes | None
         if row["wrapped"] is None:
             opened.forget([row["id"]])
         else:
-            _opened(keyring, row)
+            with suppress(RayhookError):
+                _opened(keyring, row)
 
 
 def sealing_keys(session: Session, keyring: Keyring, subjects: Sequence[Subject]) -> list[DataKey]:

@@ -17,6 +17,7 @@ from rayhook.inference import jobs
 from rayhook.inference.attempt import Attempt
 from rayhook.inference.dicom_table import StoreState, load_objects
 from rayhook.inference.dicomweb import RetrievalLimits
+from rayhook.inference.lease import Hold
 from rayhook.inference.outbox import MAX_ATTEMPTS, Errand, awaits_errand
 from rayhook.inference.results import DeliveryState
 
@@ -246,7 +247,7 @@ def test_who_comes_second_does_not_unsay_what_was_delivered(alone, hospital):
     claimed = jobs.ClaimedJob(stored.job_id, 0, 0, stored.reference, None, "request-2")
     (ehr,) = alone.registry
     second = alone._reports.deliver(
-        Attempt(claimed, None), ehr, result_id, stored.result, resources=stored.resources
+        Attempt(claimed, None, Hold(claimed)), ehr, result_id, stored.result, resources=stored.resources
     )
     assert second.state is DeliveryState.NOT_PERMITTED
     assert look(alone, result_id).delivery is DeliveryState.DELIVERED
