@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import text
 
 from rayhook.audit.review import AuditRecord, recent
+from rayhook.auth.patient_keys import unseal
 from rayhook.auth.registry import EHR
 from rayhook.auth.smart import client_assertion
 from rayhook.deploy.demo.run import serving
@@ -400,6 +401,11 @@ def test_two_patients_in_one_browser_are_told_apart(peer: Peer, browser: httpx.C
 def _refresh_token(peer: Peer) -> str:
     with peer.deps.sessions() as session:
         row = session.connection().execute(text("SELECT id_hash, refresh_token FROM smart_session")).one()
-    return peer.deps.keyring.open(
-        row.refresh_token, table="smart_session", column="refresh_token", row=row.id_hash
-    ).decode()
+        return unseal(
+            session,
+            peer.deps.keyring,
+            row.refresh_token,
+            table="smart_session",
+            column="refresh_token",
+            row=row.id_hash,
+        ).decode()
