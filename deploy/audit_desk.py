@@ -51,7 +51,16 @@ class AuditDesk:
         with parts.database.reading() as session:
             report = verify(session, key, anchor or parts.anchor, keyring=parts.keyring, held=held)
         outcome = Outcome.SUCCESS if report.intact else Outcome.MAJOR_FAILURE
-        self._record(AuditKind.AUDIT_CHAIN_VERIFIED, report_detail(report), outcome)
+        compared = {
+            "checkpoints": True,
+            "keyring": True,
+            "public key of a file": public_key is not None,
+            "anchor file": anchor is None and parts.anchor is not None,
+            "anchor kept elsewhere": anchor is not None,
+            "statements kept elsewhere": bool(held),
+        }
+        how = ", ".join(name for name, is_so in compared.items() if is_so)
+        self._record(AuditKind.AUDIT_CHAIN_VERIFIED, {**report_detail(report), "how": how}, outcome)
         return report
 
     def recent_events(self, limit: int) -> list[AuditRecord]:

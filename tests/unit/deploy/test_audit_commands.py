@@ -84,6 +84,16 @@ def test_untouched_log_is_intact(folder, public_key):
     assert (report["intact"], report["size"], report["sealed_size"]) == (True, 5, 5)
 
 
+def test_verification_tells_what_the_log_was_compared_with(folder, public_key):
+    call("verify")
+    call("verify", "--public-key", public_key)
+    own, pinned = (
+        one.detail["how"] for one in reversed(newest(folder)) if one.kind is AuditKind.AUDIT_CHAIN_VERIFIED
+    )
+    assert own == "checkpoints, keyring, anchor file"
+    assert pinned == "checkpoints, keyring, public key of a file, anchor file"
+
+
 def test_copy_is_verified_where_there_is_no_keyring(folder, public_key):
     (folder / "keyring.json").rename(folder / "elsewhere.json")
     assert json.loads(call("verify", "--public-key", public_key, "--json"))["intact"]

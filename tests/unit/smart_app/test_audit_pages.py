@@ -276,6 +276,18 @@ def test_intact_log_is_told_with_who_verified(officer, world, write):
     assert (record.outcome, record.agent.endswith(officer.name)) == (Outcome.SUCCESS, True)
 
 
+@pytest.mark.parametrize(
+    ("detail", "told"),
+    [
+        pytest.param({"events": "7", "sealed": "5", "problems": "0"}, "7 events, 5 of them", id="not how"),
+        pytest.param({}, "? events, ? of them", id="nothing"),
+    ],
+)
+def test_verification_is_told_that_says_less_of_itself(officer, write, detail, told):
+    write(entry(AuditKind.AUDIT_CHAIN_VERIFIED, patient_id=None, entities=(), detail=detail))
+    assert told in words(officer.browser.get("/staff/audit/integrity"))
+
+
 def test_tampered_log_is_told_with_the_number_and_on_every_page(officer, tampered):
     page = verify(officer)
     assert f"Changed after they were written {tampered}" in " ".join(words(page).split())
