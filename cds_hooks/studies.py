@@ -39,11 +39,11 @@ def withdrawn_studies(
     resources: Iterable[JSONObject], *, ehr_id: str, patient_id: str, base_url: str
 ) -> tuple[StudyReference, ...]:
     """Return those that the EHR takes back, of a patient whom studies_with_images has checked."""
-    read = (_study(resource) for resource in resources if resource.get("status") in WITHDRAWN)
+    read = (_study(resource) for resource in resources)
     named = (
         study_reference(study, ehr_id=ehr_id, base_url=base_url, patient_id=patient_id)
         for study in read
-        if study is not None
+        if study is not None and study.status in WITHDRAWN
     )
     return tuple(reference for reference in named if reference is not None)
 

@@ -252,6 +252,12 @@ def test_a_study_without_images_is_passed_over(service, make, status):
     assert service.cards(make.body(make.study(status=status))) == []
 
 
+@pytest.mark.parametrize("status", [[], {}, ["cancelled"], None, 1])
+def test_a_study_whose_status_is_not_a_word_is_told_as_unread(service, make, status):
+    (card,) = service.cards(make.body(make.study(status=status)))
+    assert topic(card) == "incomplete"
+
+
 def test_a_changed_study_is_analysed_anew(service, make):
     for version in ("1", "2", "2"):
         service.cards(make.body(make.study(meta={"versionId": version})))
