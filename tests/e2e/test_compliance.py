@@ -115,6 +115,9 @@ def test_officer_searches_and_reads_an_event(officer: Page, demo: Demo) -> None:
     looked_at(page)
     show(page, "audit-search")
 
+    # The newest fill a page by themselves once a patient is much looked at.
+    page.get_by_label("What happened").select_option("inference:study:analysed")
+    page.get_by_role("button", name="Search").click()
     page.locator(".events tr", has_text="A model analysed a study").first.locator("a").click()
     expect(page.locator(".story")).to_contain_text(f"It concerned patient {PATIENT}")
     assert page.locator(".events tbody tr").count() > 3
