@@ -5,7 +5,8 @@ files only: never put a patient's data into it.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,8 +47,13 @@ class DemoEHR:
     authorization: AuthorizationServer
     client: CDSClient
     notifier: Notifier
+    transport: Transport
     faults: EHRFaults = field(default_factory=EHRFaults)
     ledger: Ledger = field(default_factory=NoLedger)
+
+    def close(self) -> None:
+        self.notifier.close()
+        self.transport.close()
 
 
 def create_ehr(
@@ -92,6 +98,7 @@ def create_ehr(
         authorization=authorization,
         client=client,
         notifier=notifier,
+        transport=transport,
         faults=switches,
         ledger=ledger or NoLedger(),
     )
@@ -159,7 +166,14 @@ def _registered_keys(transport: Transport, jwks_url: str) -> Callable[[], KeySet
 
 
 def _assemble(demo: DemoEHR, pages: Pages, *, offers_new_study: bool) -> FastAPI:
-    app = FastAPI(title="Rayhook demo EHR", docs_url=None, redoc_url=None, openapi_url=None)
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        demo.close()
+
+    app = FastAPI(
+        title="Rayhook demo EHR", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
+    )
     app.state.demo = demo
     app.state.accepts_token = demo.authorization.is_active
     app.include_router(_authorization_router(demo, pages))

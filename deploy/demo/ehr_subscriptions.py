@@ -68,7 +68,15 @@ class Notifier:
         self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
         store.listeners.append(self._changed)
+
+    def close(self) -> None:
+        """Tell nothing more; what is being told ends first."""
+        with self._lock:
+            self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def status(self, subscription_id: str) -> Resource:
         """Spec: operation backport-subscription-status."""
@@ -99,12 +107,12 @@ class Notifier:
     def _put(self, task: _Task) -> None:
         self._tasks.put(task)
         with self._lock:
-            if self._thread is None:
+            if self._thread is None and not self._closed.is_set():
                 self._thread = threading.Thread(target=self._work, name="demo-subscriptions", daemon=True)
                 self._thread.start()
 
     def _work(self) -> None:
-        while True:
+        while not self._closed.is_set():
             try:
                 self._do(self._tasks.get(timeout=_TICK_S))
             except queue.Empty:
@@ -140,6 +148,8 @@ class Notifier:
             name, _, value = line.partition(": ")
             headers[name] = value
         for _ in range(_TRIES):
+            if self._closed.is_set():
+                return False
             try:
                 answer = self._transport.request(
                     "POST",
@@ -155,7 +165,7 @@ class Notifier:
                 if 200 <= answer.status < 300:  # noqa: PLR2004 - RFC 9110
                     return True
                 log.warning("demo_notification_refused", status=answer.status)
-            time.sleep(_PAUSE_S)
+            self._closed.wait(_PAUSE_S)
         return False
 
     def _channel(self, subscription_id: str) -> _Channel:

@@ -116,9 +116,7 @@ def serving(app: FastAPI, base_url: str) -> Iterator[None]:
     """Serve `app` at `base_url` in a thread until the block ends."""
     port = httpx.URL(base_url).port
     assert port is not None
-    server = uvicorn.Server(
-        uvicorn.Config(app, host=_LOOPBACK, port=port, log_config=None, access_log=False, lifespan="off")
-    )
+    server = uvicorn.Server(uvicorn.Config(app, host=_LOOPBACK, port=port, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, name=f"demo-{port}", daemon=True)
     thread.start()
     while not server.started:
