@@ -43,7 +43,8 @@ _BACKOFF: Final = Backoff(5.0, 300.0)
 # Clocks differ, and a change may be seen later than the time that it bears.
 _MARGIN_S: Final = 120.0
 _FIRST_SEARCH_S: Final = 86_400.0
-_IN_ORDER: Final = frozenset({"active", "requested"})
+# A tuple, as what an EHR says can be a value that no set can be asked for.
+_IN_ORDER: Final = ("active", "requested")
 
 log = structlog.get_logger()
 
