@@ -43,18 +43,20 @@ def pipeline_over(
         dicomweb_origins=(pacs_url,),
         dicom_results=dicom_results,
     )
-    yield Pipeline(
-        registry=EHRRegistry((hospital,)),
-        sessions=database.sessions,
-        keyring=keyring,
-        audit=AuditLog(keyring, anchor=folder / "anchor.jsonl"),
-        transport=transport,
-        analyser=Analyser((model,), {model.manifest.id: SpotEngine()}, decoder),
-        organization="Demo hospital",
-        **changes,
-    )
-    transport.close()
-    database.close()
+    try:
+        yield Pipeline(
+            registry=EHRRegistry((hospital,)),
+            sessions=database.sessions,
+            keyring=keyring,
+            audit=AuditLog(keyring, anchor=folder / "anchor.jsonl"),
+            transport=transport,
+            analyser=Analyser((model,), {model.manifest.id: SpotEngine()}, decoder),
+            organization="Demo hospital",
+            **changes,
+        )
+    finally:
+        transport.close()
+        database.close()
 
 
 def as_backend(pipeline: Pipeline) -> Pipeline:
