@@ -16,16 +16,14 @@ from rayhook.auth.backend import BackendTokens
 from rayhook.auth.keys import Keyring
 from rayhook.auth.registry import EHR, EHRRegistry
 from rayhook.auth.tokens import JWKSCache
-from rayhook.deploy.analysis import Analysis, Outside, analysis_checks, analysis_parts
+from rayhook.deploy.analysis import Analysis, analysis_checks, analysis_parts
 from rayhook.deploy.arrivals import Arrivals
-from rayhook.deploy.audit_forwarding import audit_origins
 from rayhook.deploy.audit_watch import load_thresholds
-from rayhook.deploy.backend_tokens import backend_tokens
-from rayhook.deploy.database import Database, create_database, ensure_schema
-from rayhook.deploy.erasures import ErasureUpkeep, open_erasures
+from rayhook.deploy.database import Database
+from rayhook.deploy.erasures import ErasureUpkeep
 from rayhook.deploy.health import Check
 from rayhook.deploy.health_checks import storage_checks
-from rayhook.deploy.kms import open_keyring
+from rayhook.deploy.outside import open_outside
 from rayhook.deploy.settings import Settings, WorkerMode
 from rayhook.deploy.shared_limits import SharedLimits, shared_limits
 from rayhook.fhir.errors import RayhookError
@@ -99,37 +97,13 @@ def build_service(
 ) -> Iterator[Service]:
     """Make the parts in the order they need each other, and close them in the reverse."""
     thresholds = load_thresholds(settings.audit_watch)
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    keyring = open_keyring(settings)
-    ensure_schema(settings.resolved_database_url, settings.connection_settings)
     with ExitStack() as stack:
-        database = create_database(
-            settings.resolved_database_url, settings.connection_settings, application="rayhook serve"
-        )
-        stack.callback(database.close)
-        transport = Transport(
-            ca_bundle=settings.ca_bundle,
-            allow_loopback_http=settings.development,
-            private_origins=registry.private_origins | audit_origins(settings),
-        )
-        stack.callback(transport.close)
-        jwks = JWKSCache(transport)
+        outside, erasures = stack.enter_context(open_outside(settings, registry, application="rayhook serve"))
+        jwks = JWKSCache(outside.transport)
         stack.callback(jwks.close)
         viewer_decoder = stack.enter_context(Decoder(children=settings.viewer_decoder_processes))
-        audit = AuditLog(keyring, anchor=settings.anchor_path)
-        trail = (database.sessions, database.reading, keyring, audit)
-        erasures = open_erasures(settings, database, keyring, audit)
-        erasures.begin()
-        tokens = backend_tokens(transport, keyring, database.sessions, audit)
-        outside = Outside(
-            settings=settings,
-            database=database,
-            keyring=keyring,
-            registry=registry,
-            audit=audit,
-            transport=transport,
-            tokens=tokens,
-        )
+        database = outside.database
+        trail = (database.sessions, database.reading, outside.keyring, outside.audit)
         analysis = stack.enter_context(
             analysis_parts(
                 outside,
@@ -142,19 +116,19 @@ def build_service(
         sign_off = SignOffQueue(
             registry=registry,
             sessions=database.sessions,
-            keyring=keyring,
-            audit=audit,
-            transport=transport,
-            backend=partial(_own_token, tokens),
+            keyring=outside.keyring,
+            audit=outside.audit,
+            transport=outside.transport,
+            backend=partial(_own_token, outside.tokens),
             on_written=partial(_store_beside, couriers, analysis.pipeline),
         )
         yield Service(
             settings=settings,
             database=database,
-            keyring=keyring,
+            keyring=outside.keyring,
             registry=registry,
-            audit=audit,
-            transport=transport,
+            audit=outside.audit,
+            transport=outside.transport,
             installed=installed,
             analysis=analysis,
             arrivals=Arrivals.over(outside, analysis),
@@ -164,7 +138,7 @@ def build_service(
             watching=Watching(*trail, thresholds),
             verifier=Verifier(*trail),
             erasures=erasures,
-            limits=stack.enter_context(shared_limits(settings, keyring)),
+            limits=stack.enter_context(shared_limits(settings, outside.keyring)),
         )
 
 

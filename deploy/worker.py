@@ -13,25 +13,21 @@ import structlog
 
 from rayhook.audit.alarm import DecryptionAlarm
 from rayhook.audit.events import AuditKind
-from rayhook.audit.record import AuditEntry, AuditLog
+from rayhook.audit.record import AuditEntry
 from rayhook.auth.registry import EHRRegistry, load_registry
-from rayhook.deploy.analysis import Analysis, Outside, analysis_checks, analysis_parts
-from rayhook.deploy.audit_forwarding import audit_origins
-from rayhook.deploy.backend_tokens import backend_tokens
-from rayhook.deploy.database import create_database, ensure_schema
+from rayhook.deploy.analysis import Analysis, analysis_checks, analysis_parts
 from rayhook.deploy.decoded_types import make_ready
-from rayhook.deploy.erasures import open_erasures
 from rayhook.deploy.health import Check, Health
 from rayhook.deploy.health_checks import storage_checks
 from rayhook.deploy.key_use import note_until
-from rayhook.deploy.kms import await_kms, open_keyring
+from rayhook.deploy.kms import await_kms
 from rayhook.deploy.late_deliveries import deliver_until
+from rayhook.deploy.outside import open_outside
 from rayhook.deploy.production import require_secure
 from rayhook.deploy.settings import Settings
 from rayhook.deploy.stage_metrics import StageMetrics
 from rayhook.deploy.threads import in_threads
 from rayhook.deploy.worker_health import answering
-from rayhook.fhir.transport import Transport
 from rayhook.inference.registry import ModelPackage, load_models, select_models
 
 log = structlog.get_logger(__name__)
@@ -70,33 +66,11 @@ def run_worker(settings: Settings) -> None:
 def _parts(
     settings: Settings, registry: EHRRegistry, running: tuple[ModelPackage, ...], stages: StageMetrics
 ) -> Iterator[Analysis]:
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    keyring = open_keyring(settings)
-    ensure_schema(settings.resolved_database_url, settings.connection_settings)
     with ExitStack() as stack:
-        database = create_database(
-            settings.resolved_database_url, settings.connection_settings, application="rayhook worker"
+        outside, erasures = stack.enter_context(
+            open_outside(settings, registry, application="rayhook worker")
         )
-        stack.callback(database.close)
-        transport = Transport(
-            ca_bundle=settings.ca_bundle,
-            allow_loopback_http=settings.development,
-            private_origins=registry.private_origins | audit_origins(settings),
-        )
-        stack.callback(transport.close)
-        audit = AuditLog(keyring, anchor=settings.anchor_path)
-        erasures = open_erasures(settings, database, keyring, audit)
-        erasures.begin()
         stack.enter_context(erasures.running())
-        outside = Outside(
-            settings=settings,
-            database=database,
-            keyring=keyring,
-            registry=registry,
-            audit=audit,
-            transport=transport,
-            tokens=backend_tokens(transport, keyring, database.sessions, audit),
-        )
         yield stack.enter_context(analysis_parts(outside, running, works_here=True, stages=stages))
 
 

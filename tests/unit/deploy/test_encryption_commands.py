@@ -1,5 +1,4 @@
 import json
-import shutil
 import time
 
 import pyotp
@@ -14,14 +13,11 @@ from rayhook.auth.encryption import MAX_USES
 from rayhook.auth.key_rotation import add_encryption_key, encryption_key_statuses, promote_encryption_key
 from rayhook.auth.key_tables import KEY_USE
 from rayhook.auth.keyring_file import KeyringFile
-from rayhook.auth.keys import Keyring
 from rayhook.auth.roles import Role
 from rayhook.deploy.cli import app
 from rayhook.deploy.encryption_desk import EncryptionDesk
 from rayhook.deploy.key_approval import approver
 from rayhook.deploy.key_use import note_uses, told_uses
-from rayhook.deploy.maintenance import Installation
-from rayhook.deploy.storage_settings import StorageSettings
 from rayhook.fhir.errors import Conflict, Forbidden
 from rayhook.inference.sealed_spool import SealedSpool
 from rayhook.smart_app.account_acts import AccountActs
@@ -29,30 +25,9 @@ from rayhook.smart_app.account_acts import AccountActs
 PASSWORD = "correct-horse-battery-9x"
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    path = tmp_path_factory.mktemp("prepared") / "keyring.json"
-    Keyring.load_or_create(path)
-    return path
-
-
-@pytest.fixture
-def settings(prepared, tmp_path, migrated_sqlite):
-    settings = StorageSettings(data_dir=tmp_path)
-    shutil.copy(prepared, settings.keyring_path)
-    shutil.copy(migrated_sqlite, tmp_path / "rayhook.sqlite3")
-    return settings
-
-
 @pytest.fixture
 def source(settings):
     return KeyringFile(settings.keyring_path)
-
-
-@pytest.fixture
-def installation(settings):
-    with Installation.opened(settings) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -1,15 +1,11 @@
-import shutil
 import time
 
 import pyotp
 import pytest
 from typer.testing import CliRunner
 
-from rayhook.auth.keys import Keyring
 from rayhook.auth.roles import Role
 from rayhook.deploy.cli import app
-from rayhook.deploy.maintenance import Installation
-from rayhook.deploy.storage_settings import StorageSettings
 from rayhook.fhir.errors import Erased
 from rayhook.inference import jobs
 from rayhook.inference.report import build_resources
@@ -17,27 +13,6 @@ from rayhook.smart_app.account_acts import AccountActs
 from tests.unit.inference.samples import analysed, manifest, reference
 
 PASSWORD = "correct-horse-battery-9x"
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    path = tmp_path_factory.mktemp("prepared") / "keyring.json"
-    Keyring.load_or_create(path)
-    return path
-
-
-@pytest.fixture
-def settings(prepared, tmp_path, migrated_sqlite):
-    settings = StorageSettings(data_dir=tmp_path)
-    shutil.copy(prepared, settings.keyring_path)
-    shutil.copy(migrated_sqlite, tmp_path / "rayhook.sqlite3")
-    return settings
-
-
-@pytest.fixture
-def installation(settings):
-    with Installation.opened(settings) as opened:
-        yield opened
 
 
 @pytest.fixture
