@@ -1,5 +1,6 @@
 """An S3 of versions and object locks on loopback, for clients that find it by AWS's own variables."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,9 @@ from unittest import mock
 
 import boto3
 from moto.server import ThreadedMotoServer
+
+# Left to itself, werkzeug logs each request to the stderr of whichever test was the first to start a server.
+logging.getLogger("werkzeug").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)

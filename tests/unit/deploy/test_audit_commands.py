@@ -51,10 +51,18 @@ def write(folder, keyring, count, clock=lambda: 1_700_000_000.0):
     database.close()
 
 
-def call(*arguments, status=0):
+def invoke(*arguments, status):
     result = run.invoke(app, ["audit", *map(str, arguments)], catch_exceptions=False)
     assert result.exit_code == status, result.output
-    return result.output
+    return result
+
+
+def call(*arguments, status=0):
+    return invoke(*arguments, status=status).output
+
+
+def reported(*arguments, status=0):
+    return json.loads(invoke(*arguments, "--json", status=status).stdout)
 
 
 def tamper(folder, statement):
@@ -80,7 +88,7 @@ def public_key(folder, tmp_path):
 
 
 def test_untouched_log_is_intact(folder, public_key):
-    report = json.loads(call("verify", "--public-key", public_key, "--json"))
+    report = reported("verify", "--public-key", public_key)
     assert (report["intact"], report["size"], report["sealed_size"]) == (True, 5, 5)
 
 
@@ -96,15 +104,15 @@ def test_verification_tells_what_the_log_was_compared_with(folder, public_key):
 
 def test_copy_is_verified_where_there_is_no_keyring(folder, public_key):
     (folder / "keyring.json").rename(folder / "elsewhere.json")
-    assert json.loads(call("verify", "--public-key", public_key, "--json"))["intact"]
+    assert reported("verify", "--public-key", public_key)["intact"]
     tamper(folder, "UPDATE audit_event SET outcome = 8 WHERE seq = 3")
-    report = json.loads(call("verify", "--public-key", public_key, "--json", status=1))
+    report = reported("verify", "--public-key", public_key, status=1)
     assert report["sequence_numbers"]["changed"] == [[3, 3]]
 
 
 def test_changed_event_is_named(folder):
     tamper(folder, "UPDATE audit_event SET outcome = 8 WHERE seq = 3")
-    report = json.loads(call("verify", "--json", status=1))
+    report = reported("verify", status=1)
     assert report["sequence_numbers"]["changed"] == [[3, 3]]
     assert "event 3: edited" in call("verify", status=1)
 
@@ -119,8 +127,8 @@ def test_printed_digest_convicts_an_older_copy(folder, tmp_path):
         rest.unlink()
     (folder / "rayhook.sqlite3").write_bytes(older)
     (folder / "audit-anchor.jsonl").write_bytes(anchor)
-    assert json.loads(call("verify", "--json"))["intact"]
-    report = json.loads(call("verify", "--json", "--checkpoint", tmp_path / "filed.txt", status=1))
+    assert reported("verify")["intact"]
+    report = reported("verify", "--checkpoint", tmp_path / "filed.txt", status=1)
     assert report["sequence_numbers"]["missing"] == [[7, 9]]
 
 
@@ -139,12 +147,12 @@ def test_anchor_in_s3_convicts_an_older_copy(folder, bucket):
     delivery = Delivery(database.sessions, database.reading, keyring, AuditLog(keyring))
     assert delivery.send_checkpoints(anchor_at(bucket.address, kept_days=1)).sent == 2
     database.close()
-    assert json.loads(call("verify", "--json", "--anchor", bucket.address))["intact"]
+    assert reported("verify", "--anchor", bucket.address)["intact"]
     for rest in folder.glob("rayhook.sqlite3-*"):
         rest.unlink()
     (folder / "rayhook.sqlite3").write_bytes(older)
     (folder / "audit-anchor.jsonl").write_bytes(anchor)
-    report = json.loads(call("verify", "--json", "--anchor", bucket.address, status=1))
+    report = reported("verify", "--anchor", bucket.address, status=1)
     assert [one["kind"] for one in report["problems"]] == ["checkpoint_missing", "truncated"]
     assert report["sequence_numbers"]["missing"][-1][1] == 9
 
@@ -195,7 +203,7 @@ def test_purge_takes_what_is_old_and_leaves_what_is_held(folder, monkeypatch):
     out = call("hold", "add", "--reason", "case 7", "--first-seq", 2, "--last-seq", 3)
     assert "5 events would be purged" in call("purge", "--dry-run")
     assert "5 events were purged" in call("purge")
-    assert json.loads(call("verify", "--json"))["purged"] == 5
+    assert reported("verify")["purged"] == 5
     hold_id = out.split()[1]
     assert "case 7" in call("hold", "list")
     call("hold", "release", hold_id)
@@ -216,8 +224,8 @@ def test_after_a_rotation_the_old_key_still_verifies(folder, public_key):
     call("rotate-key")
     write(folder, Keyring.load_or_create(folder / "keyring.json"), 3)
     assert call("public-key") != public_key.read_text()
-    assert json.loads(call("verify", "--json", "--public-key", public_key))["intact"]
-    assert json.loads(call("verify", "--json"))["intact"]
+    assert reported("verify", "--public-key", public_key)["intact"]
+    assert reported("verify")["intact"]
 
 
 def test_file_without_a_statement_is_refused(folder, tmp_path):
