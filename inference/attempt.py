@@ -38,14 +38,14 @@ class Attempt:
 
 
 def access_entry(
-    attempt: Attempt,
+    claimed: ClaimedJob,
     kind: AuditKind,
     outcome: Outcome = Outcome.SUCCESS,
     *,
     entities: tuple[str, ...] = (),
     detail: Mapping[str, str] | None = None,
 ) -> AuditEntry:
-    reference = attempt.claimed.reference
+    reference = claimed.reference
     return AuditEntry(
         kind,
         outcome,
@@ -58,7 +58,8 @@ def access_entry(
             oid_uri(reference.study_instance_uid),
             *entities,
         ),
-        detail={"job": attempt.claimed.id, **(detail or {})},
+        detail={"job": claimed.id, **(detail or {})},
+        request_id=claimed.request_id,
     )
 
 
@@ -67,41 +68,43 @@ def result_entry(attempt: Attempt, result: StudyResult) -> AuditEntry:
     detail = {"images": str(len(result.instances))}
     if model is not None:
         detail |= {"model": f"{model.id}:{model.version}", "weights_sha256": model.weights_sha256}
-    return access_entry(attempt, _KINDS[result.status], detail=detail)
+    return access_entry(attempt.claimed, _KINDS[result.status], detail=detail)
 
 
 def reused_entry(attempt: Attempt, result_id: str) -> AuditEntry:
-    return access_entry(attempt, AuditKind.INFERENCE_RESULT_REUSED, detail={"result": result_id})
+    return access_entry(attempt.claimed, AuditKind.INFERENCE_RESULT_REUSED, detail={"result": result_id})
 
 
 def interrupted_access(attempt: Attempt, error: RayhookError) -> Iterator[AuditEntry]:
     """Yield what had been received of the study, or where it must not be fetched from."""
     detail = {"code": error.code, "instances": str(attempt.instances)}
     if attempt.is_retrieving:
-        yield access_entry(attempt, AuditKind.DICOMWEB_STUDY_FAILED, Outcome.SERIOUS_FAILURE, detail=detail)
+        yield access_entry(
+            attempt.claimed, AuditKind.DICOMWEB_STUDY_FAILED, Outcome.SERIOUS_FAILURE, detail=detail
+        )
     if isinstance(error, EgressDenied):
         yield access_entry(
-            attempt, AuditKind.TRANSPORT_ADDRESS_REFUSED, Outcome.SERIOUS_FAILURE, detail=detail
+            attempt.claimed, AuditKind.TRANSPORT_ADDRESS_REFUSED, Outcome.SERIOUS_FAILURE, detail=detail
         )
 
 
 def end_entry(attempt: Attempt, error: RayhookError) -> AuditEntry:
     refused = isinstance(error, Unprocessable)
     kind = AuditKind.INFERENCE_STUDY_REFUSED if refused else AuditKind.INFERENCE_JOB_FAILED
-    return access_entry(attempt, kind, Outcome.SERIOUS_FAILURE, detail={"code": error.code})
+    return access_entry(attempt.claimed, kind, Outcome.SERIOUS_FAILURE, detail={"code": error.code})
 
 
-def put_off_entry(attempt: Attempt, error: RayhookError) -> AuditEntry:
+def put_off_entry(claimed: ClaimedJob, error: RayhookError) -> AuditEntry:
     return access_entry(
-        attempt, AuditKind.INFERENCE_JOB_POSTPONED, Outcome.MINOR_FAILURE, detail={"code": error.code}
+        claimed, AuditKind.INFERENCE_JOB_POSTPONED, Outcome.MINOR_FAILURE, detail={"code": error.code}
     )
 
 
 def delivery_entry(attempt: Attempt, delivery: Delivery) -> AuditEntry:
     if delivery.state is DeliveryState.DELIVERED:
-        return access_entry(attempt, AuditKind.FHIR_RESULT_WRITTEN, entities=delivery.written)
+        return access_entry(attempt.claimed, AuditKind.FHIR_RESULT_WRITTEN, entities=delivery.written)
     permitted = delivery.state is not DeliveryState.NOT_PERMITTED
     outcome = Outcome.SERIOUS_FAILURE if permitted else Outcome.MINOR_FAILURE
     return access_entry(
-        attempt, AuditKind.FHIR_RESULT_WRITE_REFUSED, outcome, detail={"code": delivery.detail or ""}
+        attempt.claimed, AuditKind.FHIR_RESULT_WRITE_REFUSED, outcome, detail={"code": delivery.detail or ""}
     )

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypedDict
 
 import structlog
@@ -45,6 +46,7 @@ _PASSING: Final = (
 _SELF_HEALING: Final = (RateLimited, ServiceUnavailable, UpstreamTimeout, UpstreamUnavailable)
 # A day: longer than a PACS or an EHR is down for its maintenance, and nobody has to ask again.
 _DELAYS_S: Final = (2.0, 5.0, 15.0, 60.0, 300.0, 1200.0, *(3600.0,) * 23)
+_DROPPED_PAUSE_S: Final = 2.0  # what the database or the audit did not take is not tried at once
 _AFTER_A_DEATH_S: Final = (1.0, 6.0)
 _JITTER: Final = 0.2
 _random: Final = random.SystemRandom()
@@ -115,7 +117,7 @@ class Docket:
                 yield hold
             except ServiceUnavailable:
                 # The database or the audit is away: nothing can be written of the job, and it ended nobody.
-                self.leases.drop(claimed)
+                self.leases.drop(partial(self._put_off_dropped, claimed))
                 raise
 
     def keep(self, attempt: Attempt, *accesses: AuditEntry) -> None:
@@ -140,7 +142,7 @@ class Docket:
                 self.audit.record(session, entry)
             ended = self._end(session, attempt.claimed, error, may_go_on)
             if ended is JobState.QUEUED:
-                self.audit.record(session, put_off_entry(attempt, error))
+                self.audit.record(session, put_off_entry(attempt.claimed, error))
             elif ended is not None:
                 self.audit.record(session, end_entry(attempt, error))
             session.commit()
@@ -171,6 +173,16 @@ class Docket:
             return JobState.QUEUED if claims.put_off(session, claimed, until=until, **told) else None
         is_passing = isinstance(error, _PASSING)
         return JobState.FAILED if jobs.fail(session, claimed, retryable=is_passing, **told) else None
+
+    def _put_off_dropped(self, claimed: ClaimedJob) -> None:
+        error = ServiceUnavailable("the database does not answer", code="database_unavailable")
+        until = self.clock() + _DROPPED_PAUSE_S
+        with self.sessions() as session:
+            if claims.put_off(
+                session, claimed, until=until, code=error.code, message=error.message, clock=self.clock
+            ):
+                self.audit.record(session, put_off_entry(claimed, error))
+            session.commit()
 
     def _record_death(self, session: Session, row: JobRow) -> None:
         log.error("job_dead", job=row.id, attempts=row.attempts)

@@ -10,13 +10,12 @@ from sqlmodel import Session
 
 from rayhook.auth.database_types import Sessions
 from rayhook.fhir.errors import ServiceUnavailable, code_of
-from rayhook.inference.claims import hand_back, put_off, renew
+from rayhook.inference.claims import hand_back, renew
 from rayhook.inference.job_table import ClaimedJob
 
 log = structlog.get_logger()
 
 _BEATS_PER_LEASE = 3
-_PAUSE_S = 2.0  # what the database or the audit did not take is not tried at once
 
 
 class Hold:
@@ -56,7 +55,7 @@ class Leases:
         self._clock = clock
         self._present = present
         self._holds: set[Hold] = set()
-        self._dropped: list[ClaimedJob] = []
+        self._dropped: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -85,19 +84,20 @@ class Leases:
             with self._lock:
                 self._holds.discard(hold)
 
-    def drop(self, claimed: ClaimedJob) -> None:
-        """Let go of a job whose end could not be written: it is put off as soon as the database is there."""
+    def drop(self, put_off: Callable[[], None]) -> None:
+        """Let go of a job whose end could not be written. `put_off` is called with every beat until it succeeds.
+
+        It opens a transaction of its own: one that held the audit's end and waited for a job could wait for ever.
+        """
         with self._lock:
-            self._dropped.append(claimed)
+            self._dropped.append(put_off)
 
     def beat(self) -> None:
         """Prolong the lease of every job in hand; those that are not ours any more are told so."""
+        self._put_off_dropped()
         with self._lock:
             holds = [hold for hold in self._holds if not (hold.is_lost or hold.is_over)]
-            dropped = list(self._dropped)
         with self._sessions() as session:
-            for claimed in sorted(dropped, key=lambda claimed: claimed.id):
-                self._put_off(session, claimed)
             # In the order of their ids: two processes never wait for each other.
             for hold in sorted(holds, key=lambda hold: hold.claimed.id):
                 if (
@@ -109,18 +109,18 @@ class Leases:
             if self._present is not None:
                 self._present(session)
             session.commit()
-        with self._lock:
-            self._dropped = [claimed for claimed in self._dropped if claimed not in dropped]
 
-    def _put_off(self, session: Session, claimed: ClaimedJob) -> None:
-        put_off(
-            session,
-            claimed,
-            until=self._clock() + _PAUSE_S,
-            code="database_unavailable",
-            message="the database does not answer",
-            clock=self._clock,
-        )
+    def _put_off_dropped(self) -> None:
+        with self._lock:
+            dropped = list(self._dropped)
+        for put_off in dropped:
+            try:
+                put_off()
+            except Exception as error:  # noqa: BLE001 - the jobs in hand need their beat, and this one is tried again
+                log.warning("job_not_put_off", code=code_of(error))
+            else:
+                with self._lock:
+                    self._dropped.remove(put_off)
 
     def hand_back(self) -> int:
         """Queue the jobs in hand again, for another worker to do; return how many."""

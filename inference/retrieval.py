@@ -43,7 +43,7 @@ class Retrieval:
             return frozenset()
         reference = attempt.claimed.reference
         patient = self._read(attempt, ehr, "Patient", reference.patient_id)
-        self.docket.keep(attempt, access_entry(attempt, AuditKind.FHIR_RESOURCE_READ))
+        self.docket.keep(attempt, access_entry(attempt.claimed, AuditKind.FHIR_RESOURCE_READ))
         return identifier_values(patient)
 
     def locate(self, attempt: Attempt, ehr: EHR) -> None:
@@ -83,7 +83,9 @@ class Retrieval:
                 yield data
         attempt.is_retrieving = False
         received = {"instances": str(attempt.instances), "from": "spool" if is_here else "pacs"}
-        self.docket.keep(attempt, access_entry(attempt, AuditKind.DICOMWEB_STUDY_RETRIEVED, detail=received))
+        self.docket.keep(
+            attempt, access_entry(attempt.claimed, AuditKind.DICOMWEB_STUDY_RETRIEVED, detail=received)
+        )
 
     def _is_here(self, attempt: Attempt) -> bool:
         return self.received is not None and self.received.has_all(attempt.claimed.reference)

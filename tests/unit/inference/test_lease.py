@@ -77,25 +77,6 @@ def test_what_has_ended_is_not_handed_back(desk, leases):  # noqa: F811
     assert desk.row(id_).state is JobState.FAILED
 
 
-def test_a_job_whose_end_could_not_be_written_is_put_off_with_the_next_beat(desk, leases):  # noqa: F811
-    id_ = desk.ask()
-    with leases.holding(desk.take().job) as hold:
-        leases.drop(hold.claimed)
-    leases.beat()
-    row = desk.row(id_)
-    assert (row.is_put_off, row.attempts) == (True, 0)
-
-
-def test_it_is_put_off_once(desk, leases):  # noqa: F811
-    id_ = desk.ask()
-    leases.drop(desk.take().job)
-    leases.beat()
-    desk.now += 3
-    again = desk.take().job
-    leases.beat()
-    assert (desk.row(id_).state, again.attempts) == (JobState.RUNNING, 1)
-
-
 def test_the_thread_goes_on_after_an_error_that_nobody_expected(desk):  # noqa: F811
     has_failed, beats = threading.Event(), threading.Event()
 
