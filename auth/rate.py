@@ -3,6 +3,7 @@
 Spec: OWASP ASVS 5.0.0 V2.4.1, V6.3.1
 """
 
+import ipaddress
 import threading
 import time
 from collections.abc import Callable
@@ -17,9 +18,20 @@ from limits.strategies import MovingWindowRateLimiter, RateLimiter
 log = structlog.get_logger(__name__)
 
 _AWAY_S: Final = 5.0
+_V6_PREFIX: Final = 64  # what one household or hospital desk gets; single addresses in it are free to take
 
 Digest = Callable[[str], str]
 _Answer = TypeVar("_Answer")
+
+
+def network_of(address: str) -> str:
+    """Return whom an address stands for when tries are counted: itself, and its /64 where it is of IPv6."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    prefix = _V6_PREFIX if found.version == 6 else found.max_prefixlen  # noqa: PLR2004 - IPv6
+    return str(ipaddress.ip_network((found, prefix), strict=False))
 
 
 def _as_it_is(value: str) -> str:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from rayhook.audit.record import AuditLog
+from rayhook.audit.refusals import RefusalLimit
 from rayhook.auth.database_types import Sessions
 from rayhook.auth.keys import Keyring
 from rayhook.auth.registry import EHRRegistry
@@ -62,3 +63,4 @@ class CDSDependencies:
     in_hand: CallsInHand = field(default_factory=CallsInHand)
     rate_limit: RateLimit = field(default_factory=RateLimit)
     new_analyses: NewAnalyses = field(default_factory=NewAnalyses)
+    refusals: RefusalLimit = field(default_factory=RefusalLimit)

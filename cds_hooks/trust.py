@@ -33,7 +33,10 @@ def authenticate(
     except Unauthenticated as error:
         detail = {"reason": error.code, "audience": audience}
         kind = AuditKind.CDS_HOOKS_CLIENT_REFUSED
-        record(dependencies, [AuditEntry(kind, Outcome.MINOR_FAILURE, detail=detail)])
+        with dependencies.sessions() as session:
+            entry = AuditEntry(kind, Outcome.MINOR_FAILURE, detail=detail)
+            dependencies.refusals.record(session, dependencies.audit, entry)
+            session.commit()
         raise
 
 

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from prometheus_client.registry import Collector
 from starlette.concurrency import run_in_threadpool
 
+from rayhook.audit.refusals import RefusalLimit
 from rayhook.auth.bearer import BearerTokens
 from rayhook.auth.registry import load_registry
 from rayhook.cds_hooks.dependencies import CDSDependencies
@@ -151,6 +152,7 @@ def mount(
         wait_s=settings.hook_wait_s,
         rate_limit=RateLimit(service.limits.calls()),
         new_analyses=NewAnalyses(service.limits.calls()),
+        refusals=RefusalLimit(service.limits.calls()),
     )
     smart = SMARTDependencies(
         registry=service.registry,
@@ -180,6 +182,7 @@ def mount(
         settings=settings_view(settings),
         fhir_limit=FHIRLimit(service.limits.calls()),
         sign_in_limit=SignInLimit(service.limits.tries()),
+        refusals=cds.refusals,
         retrievals=Retrievals(settings.viewer_retrievals),
     )
     service.erasures.forgetting.append(cds.results.clear)

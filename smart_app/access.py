@@ -5,7 +5,7 @@ Pages are made for one session and say so: write every link, form action and dat
 without that mark is refused with 409.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi import Request
 from starlette.responses import Response
@@ -195,24 +195,21 @@ class Gate:
         permission: Permission | None = None,
     ) -> RayhookError:
         """Record that access was denied, and return the error to raise."""
-        with self._deps.sessions() as session:
-            self._deps.audit.record(
-                session,
-                AuditEntry(
-                    kind=AuditKind.SMART_APP_ACCESS_DENIED,
-                    outcome=Outcome.SERIOUS_FAILURE,
-                    ehr_id=None if user is None else user.ehr.id,
-                    agent=None if user is None else agent_of(user),
-                    client_id=None if user is None else user.client_id,
-                    patient_id=None if user is None else user.patient_id,
-                    entities=entities,
-                    detail={
-                        "code": error.code,
-                        **({} if permission is None else {"permission": permission.value}),
-                    },
-                ),
-            )
-            session.commit()
+        told = {"code": error.code, **({} if permission is None else {"permission": permission.value})}
+        entry = AuditEntry(
+            AuditKind.SMART_APP_ACCESS_DENIED, Outcome.SERIOUS_FAILURE, entities=entities, detail=told
+        )
+        if user is None:
+            self._deps.tell_refusal(entry)
+            return error
+        entry = replace(
+            entry,
+            ehr_id=user.ehr.id,
+            agent=agent_of(user),
+            client_id=user.client_id,
+            patient_id=user.patient_id,
+        )
+        self._deps.tell(entry)
         return error
 
 

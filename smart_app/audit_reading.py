@@ -67,9 +67,7 @@ class AuditReading:
             detail=detail,
             purpose="HOPERAT",
         )
-        with self.deps.sessions() as session:
-            self.deps.audit.record(session, entry)
-            session.commit()
+        self.deps.tell(entry)
 
 
 def _numbers(page: Page) -> str:

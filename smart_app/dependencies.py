@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from rayhook.audit.balp import Observer
-from rayhook.audit.record import AuditLog
+from rayhook.audit.record import AuditEntry, AuditLog
+from rayhook.audit.refusals import RefusalLimit
 from rayhook.audit.retention import RetentionPolicy
 from rayhook.audit.unusual import Watching
 from rayhook.audit.verification import Verifier
@@ -90,8 +91,21 @@ class SMARTDependencies:
     settings: tuple[SettingView, ...] = ()
     fhir_limit: FHIRLimit = field(default_factory=FHIRLimit)
     sign_in_limit: SignInLimit = field(default_factory=SignInLimit)
+    refusals: RefusalLimit = field(default_factory=RefusalLimit)
     retrievals: Retrievals = field(default_factory=Retrievals)
     clock: Callable[[], float] = time.time
+
+    def tell(self, entry: AuditEntry) -> None:
+        """Record what happened, in a transaction of its own."""
+        with self.sessions() as session:
+            self.audit.record(session, entry)
+            session.commit()
+
+    def tell_refusal(self, entry: AuditEntry) -> None:
+        """Record that a caller whom we do not know was refused, in a transaction of its own."""
+        with self.sessions() as session:
+            self.refusals.record(session, self.audit, entry)
+            session.commit()
 
     @property
     def reading_sessions(self) -> Sessions:

@@ -90,9 +90,7 @@ class ErasurePages:
     def missing(self, member: StaffMember, erasure_id: str) -> None:
         """Tell the log that somebody asked for an erasure that is not there."""
         entry = replace(_listed(member), outcome=Outcome.MINOR_FAILURE)
-        with self.deps.sessions() as session:
-            self.deps.audit.record(session, replace(entry, detail={"missing": erasure_id[:32]}))
-            session.commit()
+        self.deps.tell(replace(entry, detail={"missing": erasure_id[:32]}))
 
     def ask(self, member: StaffMember, asked: ErasureAsked) -> None:
         patient = asked.of(frozenset(ehr.id for ehr in self.deps.registry))

@@ -118,7 +118,7 @@ class ImageAccess:
         known = self._reader.studies(viewer)
         outcome = Outcome.SUCCESS if known.notice is None else Outcome.MINOR_FAILURE
         entities = tuple(f"ImagingStudy/{study.id}" for study in known.studies)
-        self._record(_entry(viewer, AuditKind.FHIR_RESOURCE_READ, *entities, outcome=outcome))
+        self._deps.tell(_entry(viewer, AuditKind.FHIR_RESOURCE_READ, *entities, outcome=outcome))
         return known.studies
 
     def series_list(self, viewer: Viewer, handle: str) -> tuple[SeriesSummary, ...]:
@@ -133,7 +133,7 @@ class ImageAccess:
             oid_uri(reference.study_instance_uid),
             series=str(len(found)),
         )
-        self._record(entry)
+        self._deps.tell(entry)
         return found
 
     def _search(
@@ -175,7 +175,7 @@ class ImageAccess:
             oid_uri(series.series_instance_uid),
             images=str(len(series.frames)),
         )
-        self._record(entry)
+        self._deps.tell(entry)
         self._told.put((_owner(viewer), study, handle), True)
         return opened
 
@@ -284,7 +284,7 @@ class ImageAccess:
             refused = isinstance(error, EgressDenied)
             kind = AuditKind.TRANSPORT_ADDRESS_REFUSED if refused else AuditKind.DICOMWEB_STUDY_FAILED
             entry = _entry(viewer, kind, oid_uri(reference.study_instance_uid), code=error.code)
-            self._record(replace(entry, outcome=Outcome.SERIOUS_FAILURE))
+            self._deps.tell(replace(entry, outcome=Outcome.SERIOUS_FAILURE))
             raise
 
     def _tell_of_looking(
@@ -299,15 +299,10 @@ class ImageAccess:
                 oid_uri(reference.study_instance_uid),
                 oid_uri(opened.series_instance_uid),
             )
-            self._record(entry)
+            self._deps.tell(entry)
             return True
 
         self._told.get_or_make(key, tell)
-
-    def _record(self, entry: AuditEntry) -> None:
-        with self._deps.sessions() as session:
-            self._deps.audit.record(session, entry)
-            session.commit()
 
 
 def _owner(viewer: Viewer) -> tuple[str, str, str]:

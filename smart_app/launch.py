@@ -201,9 +201,7 @@ class Launcher:
             ehr_id=None if ehr is None else ehr.id,
             detail={"code": error.code},
         )
-        with self._deps.sessions() as session:
-            self._deps.audit.record(session, entry)
-            session.commit()
+        self._deps.tell_refusal(entry)
         return error
 
 

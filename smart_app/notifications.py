@@ -3,7 +3,7 @@
 Spec: HL7 Subscriptions R5 Backport 1.1.0, "Channels", rest-hook; FHIR R4 Subscription.channel.header
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Final
 
@@ -30,13 +30,13 @@ def build_notification_router(deps: SMARTDependencies) -> APIRouter:
 
     def sender(ehr_id: str, authorization: Annotated[str, Header()] = "") -> EHR:
         """Know who sends before a byte of it is read."""
-        with _refusals_audited(deps, ehr_id):
+        with _refusals_audited(deps, ehr_id, deps.tell_refusal):
             return _sender(deps, ehr_id, authorization)
 
     @router.post(PATH, response_class=Response)
     def notify(ehr: Annotated[EHR, Depends(sender)], body: Annotated[bytes, Depends(_body)]) -> Response:
         """Take one notification in; the answer comes when it is in the database."""
-        with _refusals_audited(deps, ehr.id):
+        with _refusals_audited(deps, ehr.id, deps.tell):
             _take_in(deps, desk, ehr, body)
         return Response()
 
@@ -85,23 +85,19 @@ def _json(body: bytes) -> object:
 
 
 @contextmanager
-def _refusals_audited(deps: SMARTDependencies, ehr_id: str) -> Iterator[None]:
+def _refusals_audited(
+    deps: SMARTDependencies, ehr_id: str, tell: Callable[[AuditEntry], None]
+) -> Iterator[None]:
     try:
         yield
     except RayhookError as error:
         if error.status < 500:  # noqa: PLR2004 - the database is there
-            _record_refusal(deps, ehr_id, error)
+            known = deps.registry.by_id(ehr_id)
+            entry = AuditEntry(
+                AuditKind.FHIR_NOTIFICATION_REFUSED,
+                Outcome.MINOR_FAILURE,
+                ehr_id=None if known is None else known.id,
+                detail={"reason": error.code, "field": error.expression or ""},
+            )
+            tell(entry)
         raise
-
-
-def _record_refusal(deps: SMARTDependencies, ehr_id: str, error: RayhookError) -> None:
-    known = deps.registry.by_id(ehr_id)
-    entry = AuditEntry(
-        AuditKind.FHIR_NOTIFICATION_REFUSED,
-        Outcome.MINOR_FAILURE,
-        ehr_id=None if known is None else known.id,
-        detail={"reason": error.code, "field": error.expression or ""},
-    )
-    with deps.sessions() as session:
-        deps.audit.record(session, entry)
-        session.commit()

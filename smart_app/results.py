@@ -105,9 +105,7 @@ class ResultViews:
     def _record_read(self, viewer: Viewer, entities: Iterable[str], *, succeeded: bool) -> None:
         entry = self._entry(viewer, AuditKind.FHIR_RESOURCE_READ, *entities)
         outcome = Outcome.SUCCESS if succeeded else Outcome.MINOR_FAILURE
-        with self._deps.sessions() as session:
-            self._deps.audit.record(session, replace(entry, outcome=outcome))
-            session.commit()
+        self._deps.tell(replace(entry, outcome=outcome))
 
     @staticmethod
     def _entry(viewer: Viewer, kind: AuditKind, *entities: str, **detail: str) -> AuditEntry:

@@ -3,19 +3,17 @@
 Spec: NIST SP 800-63B-4 section 3.2.2; OWASP ASVS 5.0.0 V6.3.1; RFC 6585 section 4
 """
 
-import ipaddress
 import math
 from typing import Final
 
 from limits import RateLimitItemPerMinute
 
-from rayhook.auth.rate import Rate
+from rayhook.auth.rate import Rate, network_of
 from rayhook.fhir.errors import RateLimited
 from rayhook.fhir.text import translatable
 
 _TRIES: Final = RateLimitItemPerMinute(20, 5, namespace="sign-in")
 _TELLINGS: Final = RateLimitItemPerMinute(1, 5, namespace="sign-in-told")
-_V6_PREFIX: Final = 64  # what one household or hospital desk gets; single addresses in it are free to take
 
 
 class SignInLimit:
@@ -29,19 +27,10 @@ class SignInLimit:
 
         Raises RateLimited for one too many; only the first of a window is for the audit, the others would flood it.
         """
-        network = _network(address)
+        network = network_of(address)
         if not self._rate.hit(_TRIES, network):
             raise RateLimited(
                 translatable("too many sign-ins from this address: wait a few minutes"),
                 retry_after_s=max(1, math.ceil(self._rate.wait_s(_TRIES, network))),
                 is_first=self._rate.hit(_TELLINGS, network),
             )
-
-
-def _network(address: str) -> str:
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    prefix = _V6_PREFIX if found.version == 6 else found.max_prefixlen  # noqa: PLR2004 - IPv6
-    return str(ipaddress.ip_network((found, prefix), strict=False))

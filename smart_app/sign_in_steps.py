@@ -143,10 +143,10 @@ class SignInSteps:
 
     def refused(self, error: RayhookError, caller: Caller, **detail: str) -> None:
         """Record a sign-in that led nowhere, of nobody who is known."""
-        with self._deps.sessions() as session:
-            told = {"code": error.code, "address": caller.address, **detail}
-            self._record(session, AuditKind.AUTH_SIGN_IN_REFUSED, None, told, Outcome.SERIOUS_FAILURE)
-            session.commit()
+        told = {"code": error.code, "address": caller.address, **detail}
+        self._deps.tell_refusal(
+            AuditEntry(AuditKind.AUTH_SIGN_IN_REFUSED, Outcome.SERIOUS_FAILURE, detail=told)
+        )
 
     def _judge(
         self, session: Session, attempt: Attempt, *, code: str, password_matches: bool

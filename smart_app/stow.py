@@ -161,9 +161,8 @@ class StowService:
             agent=None if sender is None else sender.name,
             detail={"reason": error.code},
         )
-        with self.deps.sessions() as session:
-            self.deps.audit.record(session, entry)
-            session.commit()
+        tell = self.deps.tell_refusal if sender is None else self.deps.tell
+        tell(entry)
 
 
 def build_stow_router(service: StowService) -> APIRouter:
