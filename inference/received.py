@@ -47,6 +47,15 @@ class ReceivedInstance(SQLModel, table=True):
     received_at: float = Field(index=True)
 
 
+# Their EHR is still to be asked about the study.
+_AWAITED: Final = (
+    select(ArrivalRow.id)
+    .where(ArrivalRow.state == ArrivalState.WAITING.value, ArrivalRow.ehr_id == ReceivedInstance.ehr_id)
+    .where(col(ArrivalRow.subject_index) == col(ReceivedInstance.study_index))
+    .exists()
+)
+
+
 class Reception(Enum):
     """What became of one file: `known` is one that we have, byte for byte, `differs` another under the same UID."""
 
@@ -152,16 +161,9 @@ class ReceivedImages:
 
     def forget_old(self, kept_s: float = KEPT_S) -> int:
         """Remove what was kept long enough, but for studies that their EHR was not asked about yet."""
-        waiting = (
-            select(ArrivalRow.id)
-            .where(
-                ArrivalRow.state == ArrivalState.WAITING.value, ArrivalRow.ehr_id == ReceivedInstance.ehr_id
-            )
-            .where(col(ArrivalRow.subject_index) == col(ReceivedInstance.study_index))
-        )
         query = (
             select(ReceivedInstance)
-            .where(col(ReceivedInstance.received_at) <= self.clock() - kept_s, ~waiting.exists())
+            .where(col(ReceivedInstance.received_at) <= self.clock() - kept_s, ~_AWAITED)
             .limit(_AT_ONCE)
         )
         with self.sessions() as session:
@@ -216,8 +218,9 @@ class ReceivedImages:
             return []  # Erased, or altered: nobody can say of which study it was, and a day ends it.
         mine = select(ReceivedInstance).where(
             ReceivedInstance.study_index == self._index_of(reference),
-            # What came since is of an analysis that is not asked for yet.
+            # What came since is of an analysis that is not asked for yet, and so is all where more came meanwhile.
             col(ReceivedInstance.received_at) <= job.updated_at,
+            ~_AWAITED,
         )
         rows = session.exec(mine).all()
         for row in rows:

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from rayhook.auth.keys import Keyring
 from rayhook.deploy.database import create_database
 from rayhook.inference import jobs
+from rayhook.inference.arrival import Arrival, ArrivalWay, announce
 from rayhook.inference.received import InstanceName, ReceivedImages
 from rayhook.inference.report import build_resources
 from rayhook.inference.sealed_spool import SealedSpool
@@ -81,6 +82,19 @@ def test_they_stay_while_another_of_the_same_study_waits(received, job):
 def test_what_came_since_stays(received, job):
     job()
     receive(received)
+    assert (received.forget_analysed(0.0), received.has_all(ABOUT)) == (0, True)
+
+
+def test_all_stay_while_more_of_the_study_has_come_that_nobody_was_asked_about(
+    received, job, database, keyring
+):
+    """The analysis that ended had begun without it: the next one needs the whole study."""
+    receive(received)
+    with database.sessions() as session:
+        more = Arrival(ehr_id=ABOUT.ehr_id, way=ArrivalWay.STOW, study_instance_uid=ABOUT.study_instance_uid)
+        announce(session, keyring, more, settle_s=2.0)
+        session.commit()
+    job()
     assert (received.forget_analysed(0.0), received.has_all(ABOUT)) == (0, True)
 
 
