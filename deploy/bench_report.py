@@ -136,8 +136,13 @@ def tables(phases: Sequence[Phase], price: float | None) -> tuple[Table, Table, 
     return _speed(phases, price), _stages(phases), _use(phases)
 
 
+def _table(*headings: str) -> Table:
+    """Return one that fits into 80 columns, which is what a pipe or a log has."""
+    return Table(*headings, box=None, padding=(0, 1, 0, 0))
+
+
 def _speed(phases: Sequence[Phase], price: float | None) -> Table:
-    table = Table("run", "studies/s", "wait p50 s", "p95 s", "p99 s", "vCPU-h/1000", "money/1000", "load")
+    table = _table("run", "studies/s", "wait p50 s", "p95 s", "p99 s", "vCPU-h/1000", "money/1000", "load")
     for one in phases:
         waits = (f"{percentile(one.waits_s, share):.2f}" for share in (50, 95, 99))
         hours = one.cpu_h_per_thousand
@@ -148,7 +153,7 @@ def _speed(phases: Sequence[Phase], price: float | None) -> Table:
 
 def _stages(phases: Sequence[Phase]) -> Table:
     """Means: what lies under them is in the JSON."""
-    table = Table("mean ms of", *(one.name for one in phases))
+    table = _table("mean ms of", *(one.name for one in phases))
     for stage in Stage:
         if stage is not Stage.QUEUE:
             times = (one.stages_s.get(stage) for one in phases)
@@ -157,7 +162,7 @@ def _stages(phases: Sequence[Phase]) -> Table:
 
 
 def _use(phases: Sequence[Phase]) -> Table:
-    table = Table("CPU ms/study, most MiB", *(one.name for one in phases))
+    table = _table("CPU ms/study, most MiB", *(one.name for one in phases))
     for kind in sorted({kind for one in phases for kind in one.cpu_s}):
         used = (
             f"{one.cpu_s.get(kind, 0.0) / one.done * 1000:.0f}, {one.resident_bytes.get(kind, 0) >> 20}"
