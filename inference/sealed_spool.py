@@ -5,9 +5,11 @@ Spec: 45 CFR 164.312(a)(2)(iv); OWASP ASVS 5.0.0 V14.2.7.
 
 import contextlib
 import errno
+import math
 import os
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -27,6 +29,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _DRAFT: Final = ".draft-"
 # Nobody writes to a draft that has not grown for so long: its writer was killed.
 _DRAFT_LIFE_S: Final = 60.0
+_COUNT_LIFE_S: Final = 5.0  # other processes write to the folder too
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 log = structlog.get_logger()
@@ -56,6 +59,8 @@ class SealedSpool:
         self._sealer = sealer
         self._limit_bytes = limit_bytes
         self._clock = clock
+        self._lock = threading.Lock()
+        self._counted_bytes, self._counted_at = 0, -math.inf
 
     @classmethod
     def ephemeral(cls, folder: Path, limit_bytes: int) -> Self:
@@ -127,8 +132,7 @@ class SealedSpool:
         return removed
 
     def _write_draft(self, draft: Path, name: str, chunks: Iterable[bytes]) -> None:
-        room = self._limit_bytes - self.used_bytes()
-        file = _DraftFile(draft, room)
+        file = _DraftFile(draft, self._room())
         try:
             handle = tink.new_keyset_handle(streaming_aead.streaming_aead_key_templates.AES256_GCM_HKDF_1MB)
             serialized = tink.proto_keyset_format.serialize(handle, secret_key_access.TOKEN)
@@ -144,6 +148,16 @@ class SealedSpool:
             file.close()
         if file.failure is not None:
             raise file.failure
+        with self._lock:
+            self._counted_bytes += file.size
+
+    def _room(self) -> int:
+        """Return how many bytes may be written. Far from the limit the folder is not counted for every file."""
+        now = time.monotonic()
+        with self._lock:
+            if self._counted_bytes >= self._limit_bytes // 2 or now - self._counted_at >= _COUNT_LIFE_S:
+                self._counted_bytes, self._counted_at = self.used_bytes(), now
+            return self._limit_bytes - self._counted_bytes
 
     def _files(self) -> Iterator[tuple[Path, int, float]]:
         for path in self._folder.iterdir():
@@ -177,6 +191,7 @@ class _DraftFile:
     def __init__(self, path: Path, room: int) -> None:
         self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
         self._room = room
+        self.size = 0
         self.failure: OSError | None = None
 
     def write(self, content: bytes) -> int:
@@ -191,6 +206,7 @@ class _DraftFile:
         if size > self._room:
             raise OSError(errno.EDQUOT, "the spool is full")
         self._room -= size
+        self.size += size
 
     def close(self) -> None:
         if self._file.closed:

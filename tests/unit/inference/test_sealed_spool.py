@@ -123,6 +123,33 @@ def test_what_did_not_fit_leaves_nothing(folder: Path, keyring: Keyring) -> None
     assert list(folder.iterdir()) == []
 
 
+def test_what_was_removed_is_room_again(folder: Path, keyring: Keyring) -> None:
+    spool = SealedSpool(folder, keyring, 3 * _MIB)
+    for name in ("a", "b", "c", "d"):
+        spool.write(name, [b"x" * 2 * _MIB])
+        spool.remove(name)
+
+
+def test_what_another_process_wrote_takes_room(folder: Path, keyring: Keyring) -> None:
+    spool, other = (SealedSpool(folder, keyring, 5 * _MIB) for _ in range(2))
+    spool.write("a", [b"x" * 3 * _MIB])
+    other.write("b", [b"x" * _MIB])
+    with pytest.raises(ServiceUnavailable) as refusal:
+        spool.write("c", [b"x" * _MIB])
+    assert refusal.value.code == "spool_full"
+
+
+def test_far_from_the_limit_the_folder_is_not_counted_for_every_file(
+    spool: SealedSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = []
+    used_bytes = SealedSpool.used_bytes
+    monkeypatch.setattr(SealedSpool, "used_bytes", lambda self: counted.append(1) or used_bytes(self))
+    for number in range(20):
+        spool.write(f"file-{number}", [b"x"])
+    assert len(counted) < 5
+
+
 def test_a_full_disk_is_told(spool: SealedSpool) -> None:
     was = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
