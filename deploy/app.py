@@ -40,11 +40,11 @@ from rayhook.deploy.settings_view import settings_view
 from rayhook.inference.held_out import load_held_out
 from rayhook.inference.job_table import Priority
 from rayhook.inference.registry import load_models, select_models
+from rayhook.smart_app.address_limit import LaunchLimit, SignInLimit
 from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.fhir_limit import FHIRLimit
 from rayhook.smart_app.retrievals import Retrievals
 from rayhook.smart_app.router import build_router as smart_router
-from rayhook.smart_app.sign_in_limit import SignInLimit
 from rayhook.smart_app.stow import StowService
 from rayhook.smart_app.stow import build_stow_router as stow_router
 
@@ -182,6 +182,7 @@ def mount(
         settings=settings_view(settings),
         fhir_limit=FHIRLimit(service.limits.calls()),
         sign_in_limit=SignInLimit(service.limits.tries()),
+        launch_limit=LaunchLimit(service.limits.calls()),
         refusals=cds.refusals,
         retrievals=Retrievals(settings.viewer_retrievals),
     )

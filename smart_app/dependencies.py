@@ -24,9 +24,9 @@ from rayhook.inference.queue import AnalysisQueue
 from rayhook.inference.registry import Manifest
 from rayhook.inference.sign_off_queue import SignOffQueue
 from rayhook.inference.study import ModelIdentity
+from rayhook.smart_app.address_limit import LaunchLimit, SignInLimit
 from rayhook.smart_app.fhir_limit import FHIRLimit
 from rayhook.smart_app.retrievals import Retrievals
-from rayhook.smart_app.sign_in_limit import SignInLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,7 @@ class SMARTDependencies:
     settings: tuple[SettingView, ...] = ()
     fhir_limit: FHIRLimit = field(default_factory=FHIRLimit)
     sign_in_limit: SignInLimit = field(default_factory=SignInLimit)
+    launch_limit: LaunchLimit = field(default_factory=LaunchLimit)
     refusals: RefusalLimit = field(default_factory=RefusalLimit)
     retrievals: Retrievals = field(default_factory=Retrievals)
     clock: Callable[[], float] = time.time

@@ -10,6 +10,7 @@ import structlog
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
+from rayhook.audit.context import request_source
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.record import AuditEntry
 from rayhook.auth.registry import EHR
@@ -36,7 +37,7 @@ from rayhook.auth.smart import (
     public_jwks,
     verify_id_token,
 )
-from rayhook.fhir.errors import Forbidden, InvalidRequest, RayhookError, Unauthenticated
+from rayhook.fhir.errors import Forbidden, InvalidRequest, RateLimited, RayhookError, Unauthenticated
 from rayhook.fhir.transport import origin_of
 from rayhook.smart_app.access import Cookies
 from rayhook.smart_app.dependencies import SMARTDependencies
@@ -65,11 +66,17 @@ class Launcher:
     ) -> tuple[EHR, SMARTConfiguration, AuthorizationRequest]:
         """Return what to send the browser away with; nothing is asked of an `iss` that is not registered.
 
-        Without `launch` it is a standalone launch.
+        Without `launch` it is a standalone launch. Raises RateLimited for one too many of the browser's address.
         """
         ehr = self._deps.registry.by_fhir_base(iss)
         if ehr is None or ehr.smart is None:
             raise self.refused(Forbidden("iss: is not an EHR registered here", expression="iss"), None)
+        try:
+            self._deps.launch_limit.admit(request_source.get().client_address)
+        except RateLimited as error:
+            if error.is_first:
+                self.refused(error, ehr)
+            raise
         base = iss.removesuffix("/")
         try:
             configuration = discover(self._deps.transport, ehr, fhir_base_url=base)

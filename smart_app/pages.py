@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, Response
 
 from rayhook.auth.registry import EHR, EHRRegistry
 from rayhook.fhir.correlation import request_id
-from rayhook.fhir.errors import InvalidRequest, NotFound, RayhookError
+from rayhook.fhir.errors import InvalidRequest, NotFound, RateLimited, RayhookError
 from rayhook.inference.statement import INVESTIGATIONAL
 from rayhook.smart_app import i18n, window
 from rayhook.smart_app.problem import problem_of
@@ -74,7 +74,7 @@ class Pages:
         return HTMLResponse(html, headers=self.headers(ehr, form_origin=origin))
 
     def problem(self, error: RayhookError) -> Response:
-        return self.render(
+        response = self.render(
             "problem.html",
             ehr=None,
             status=error.status,
@@ -82,6 +82,9 @@ class Pages:
             request_id=request_id.get(),
             may_break_glass=error.code == "role_insufficient" and self._may_break_glass(),
         )
+        if isinstance(error, RateLimited):
+            response.headers["Retry-After"] = str(error.retry_after_s)
+        return response
 
     def _may_break_glass(self) -> bool:
         session = window.session_of_page()

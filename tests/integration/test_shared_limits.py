@@ -11,7 +11,7 @@ from rayhook.cds_hooks.rate_limit import RateLimit
 from rayhook.deploy.redis import connect
 from rayhook.deploy.shared_limits import SharedLimits
 from rayhook.fhir.errors import RateLimited
-from rayhook.smart_app.sign_in_limit import SignInLimit
+from rayhook.smart_app.address_limit import SignInLimit
 from tests.conftest import absent
 from tests.peers.redis_server import program, running
 from tests.unit.cds_hooks.test_rate_limit import admitted, principal
