@@ -49,6 +49,11 @@ class Process:
     def is_running(self) -> bool:
         return self._child is not None and self._child.poll() is None
 
+    @property
+    def has_crashed(self) -> bool:
+        """Return whether a signal that nobody sent ended it, as a segmentation fault does."""
+        return self._child is not None and (self._child.poll() or 0) < 0
+
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._begins_at = log.tell()

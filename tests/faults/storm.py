@@ -34,6 +34,7 @@ class Figures:
     account: Account
     kills: int
     ended_by_themselves: int
+    crashes: int
     api_kills: int
     reclaims_s: tuple[float, ...]
     recoveries_s: dict[str, float | None]
@@ -45,6 +46,7 @@ class Figures:
         times = {name: self.recoveries_s.get(name) for name in RECOVERY_S}
         return (
             self.account.is_settled
+            and self.crashes == 0
             and max(self.reclaims_s, default=0.0) <= RECLAIM_S
             and all(found is not None and found <= RECOVERY_S[name] for name, found in times.items())
         )
@@ -60,6 +62,7 @@ class Figures:
             "written_again": self.account.repeated,
             "workers_killed": self.kills,
             "workers_ended_by_themselves": self.ended_by_themselves,
+            "workers_crashed": self.crashes,
             "api_killed": self.api_kills,
             "reclaims": len(self.reclaims_s),
             "reclaim_max_s": round(max(self.reclaims_s, default=0.0), 1),
@@ -88,6 +91,7 @@ class Storm:
     _backs: dict[str, float] = field(default_factory=dict)
     _api_kills: int = 0
     _ended: int = 0
+    _crashes: int = 0
     _cpu_before: float = 0.0
 
     def __post_init__(self) -> None:
@@ -171,6 +175,7 @@ class Storm:
             if not worker.is_running:
                 self.cluster.note(f"{worker.name} had ended by itself")
                 self._ended += 1
+                self._crashes += worker.has_crashed
                 worker.start()
 
     def askers(self) -> list[threading.Thread]:
@@ -248,6 +253,7 @@ class Storm:
             account=settle(entries),
             kills=len(self._kills),
             ended_by_themselves=self._ended,
+            crashes=self._crashes,
             api_kills=self._api_kills,
             reclaims_s=tuple(reclaims(entries, self._kills, self._troubles)),
             recoveries_s={name: recovery_s(entries, at) for name, at in self._backs.items()},
