@@ -25,13 +25,19 @@ _Answer = TypeVar("_Answer")
 
 
 def network_of(address: str) -> str:
-    """Return whom an address stands for when tries are counted: itself, and its /64 where it is of IPv6."""
+    """Return whom an address stands for when tries are counted: itself, and its /64 where it is of IPv6.
+
+    A socket of both kinds shows an IPv4 address within IPv6 (RFC 4291 section 2.5.5.2): all those are of one /64.
+    """
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
         return address
-    prefix = _V6_PREFIX if found.version == 6 else found.max_prefixlen  # noqa: PLR2004 - IPv6
-    return str(ipaddress.ip_network((found, prefix), strict=False))
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((found, _V6_PREFIX), strict=False))
 
 
 def _as_it_is(value: str) -> str:
