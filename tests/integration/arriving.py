@@ -14,6 +14,7 @@ from joserfc.jwk import KeySet
 from pydicom import dcmread
 from sqlmodel import select
 
+from rayhook.audit.refusals import RefusalLimit
 from rayhook.audit.review import recent
 from rayhook.auth.arrival_sources import (
     ArrivalSources,
@@ -41,6 +42,7 @@ from rayhook.inference.pacs_poll import PACSPolling
 from rayhook.inference.received import ReceivedImages
 from rayhook.inference.sealed_spool import SealedSpool
 from rayhook.inference.subscription_upkeep import SubscriptionUpkeep
+from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.notifications import build_notification_router
 from rayhook.smart_app.stow import StowService, build_stow_router
 
@@ -69,6 +71,10 @@ class _Deps:
     keyring: object
     audit: object
     clock: object
+    refusals: RefusalLimit = field(default_factory=RefusalLimit)
+
+    tell = SMARTDependencies.tell
+    tell_refusal = SMARTDependencies.tell_refusal
 
 
 @dataclass
