@@ -54,8 +54,9 @@ def fitted(start: str, middle: str, end: str) -> str:
 
 
 def in_sentence(display: str) -> str:
-    """Return "neoplasm of brain" for "Neoplasm of brain", and "MRI finding" as it is."""
-    return display[0].lower() + display[1:] if display[1:2].islower() else display
+    """Return "neoplasm of brain" for "Neoplasm of brain", and "MRI finding" as it is; on one line, as a summary is."""
+    line = " ".join(display.split())
+    return line[0].lower() + line[1:] if line[1:2].islower() else line
 
 
 def _named(review: SignedReview, result: StudyResult, wanted: FindingValue) -> list[str]:

@@ -2,11 +2,13 @@ import json
 from datetime import UTC, datetime
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rayhook.cds_hooks.answers import StudyAnswer, Topic, topic_of
 from rayhook.cds_hooks.cards import CardWriter
+from rayhook.cds_hooks.review_words import in_sentence
 from rayhook.fhir.r4 import ImagingStudySummary
 from rayhook.inference.statement import INVESTIGATIONAL
 from rayhook.inference.study import AnalysisStatus, Finding, ModelIdentity, StudyResult
@@ -66,6 +68,19 @@ def check(card):
     assert INVESTIGATIONAL in wire["detail"]
     assert "<" not in wire["detail"]
     assert all(value not in (None, "", [], {}) for value in wire.values())
+
+
+@pytest.mark.parametrize(
+    ("display", "said"),
+    [
+        ("Neoplasm of brain", "neoplasm of brain"),
+        ("MRI finding", "MRI finding"),
+        ("Mass\n in the left\u2028lobe\n", "mass in the left lobe"),
+        ("0\n", "0"),
+    ],
+)
+def test_a_findings_name_is_one_line_of_a_sentence(display, said):
+    assert in_sentence(display) == said
 
 
 @given(studies, results)
