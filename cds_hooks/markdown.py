@@ -14,10 +14,15 @@ _WORD_JOINER = "\u2060"
 _MAX_LENGTH = 200
 
 
+def one_line(text: str) -> str:
+    """Return `text` on one line, without what cannot be seen."""
+    visible = text if text.isprintable() else "".join(map(_visible, text))
+    return " ".join(visible.split())
+
+
 def escape(text: str) -> str:
     """Return one line of GFM that shows `text`: no markup, no HTML, no link; at most 200 characters of it."""
-    visible = text if text.isprintable() else "".join(map(_visible, text))
-    line = " ".join(visible.split())
+    line = one_line(text)
     if len(line) > _MAX_LENGTH:
         line = line[: _MAX_LENGTH - 1] + "…"
     line = _ADDRESS.sub(_WORD_JOINER, line)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from rayhook.cds_hooks.markdown import escape
+from rayhook.cds_hooks.markdown import escape, one_line
 from rayhook.fhir.codes import DiagnosticReportStatus
 from rayhook.inference.answers import FindingValue
 from rayhook.inference.review import SignedReview
@@ -55,7 +55,7 @@ def fitted(start: str, middle: str, end: str) -> str:
 
 def in_sentence(display: str) -> str:
     """Return "neoplasm of brain" for "Neoplasm of brain", and "MRI finding" as it is; on one line, as a summary is."""
-    line = " ".join(display.split())
+    line = one_line(display)
     return line[0].lower() + line[1:] if line[1:2].islower() else line
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rayhook.cds_hooks.answers import StudyAnswer, Topic, topic_of
 from rayhook.cds_hooks.cards import CardWriter
+from rayhook.cds_hooks.markdown import one_line
 from rayhook.cds_hooks.review_words import in_sentence
 from rayhook.fhir.r4 import ImagingStudySummary
 from rayhook.inference.statement import INVESTIGATIONAL
@@ -36,7 +37,7 @@ findings = st.builds(
     Finding,
     code=st.just("1"),
     system=st.just("urn:x"),
-    display=TEXT.filter(str.strip),
+    display=TEXT.filter(one_line),
     probability=st.floats(0, 1),
     threshold=st.floats(0, 1),
     positive=st.booleans(),
@@ -77,6 +78,7 @@ def check(card):
         ("MRI finding", "MRI finding"),
         ("Mass\n in the left\u2028lobe\n", "mass in the left lobe"),
         ("0\n", "0"),
+        ("Mass\u202e of lung", "mass of lung"),
     ],
 )
 def test_a_findings_name_is_one_line_of_a_sentence(display, said):
