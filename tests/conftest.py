@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rayhook.auth.keys import Keyring
 from rayhook.deploy.database import migrate
 from tests import leaks, storage
 
@@ -69,6 +70,14 @@ def _unpack(archive: str, folder: str, *, source_folder: Path = DATASETS) -> Pat
                 tar.extractall(target, filter="data")
             (target / ".complete").touch()
     return target
+
+
+@pytest.fixture(scope="module")
+def keyring_to_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A keyring to copy: making RSA keys takes a second."""
+    path = tmp_path_factory.mktemp("prepared") / "keyring.json"
+    Keyring.load_or_create(path)
+    return path
 
 
 @pytest.fixture(scope="session")

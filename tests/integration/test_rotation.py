@@ -33,17 +33,10 @@ COLUMN = next(one for one in SEALED_COLUMNS if str(one) == "smart_session.access
 MANY = 100_000
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    path = tmp_path_factory.mktemp("prepared") / "keyring.json"
-    Keyring.load_or_create(path)
-    return path
-
-
 @pytest.fixture
-def source(prepared, tmp_path):
+def source(keyring_to_copy, tmp_path):
     (tmp_path / "data").mkdir(mode=0o700)
-    return KeyringFile(shutil.copy(prepared, tmp_path / "data" / "keyring.json"))
+    return KeyringFile(shutil.copy(keyring_to_copy, tmp_path / "data" / "keyring.json"))
 
 
 @pytest.fixture

@@ -20,17 +20,9 @@ from rayhook.fhir.errors import Conflict, NotFound, RayhookError
 PLACE = {"table": "t", "column": "c", "row": "1"}
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """A keyring to copy: making RSA keys takes a second."""
-    path = tmp_path_factory.mktemp("prepared") / "keyring.json"
-    Keyring.load_or_create(path)
-    return path
-
-
 @pytest.fixture
-def source(prepared, tmp_path):
-    shutil.copy(prepared, tmp_path / "keyring.json")
+def source(keyring_to_copy, tmp_path):
+    shutil.copy(keyring_to_copy, tmp_path / "keyring.json")
     return KeyringFile(tmp_path / "keyring.json")
 
 

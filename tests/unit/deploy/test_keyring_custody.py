@@ -37,21 +37,14 @@ def kms():
         yield endpoint
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    path = tmp_path_factory.mktemp("prepared") / "keyring.json"
-    Keyring.load_or_create(path)
-    return path
-
-
 @pytest.fixture
 def key():
     return make_key()
 
 
 @pytest.fixture
-def plain(prepared, tmp_path, migrated_sqlite):
-    shutil.copy(prepared, tmp_path / "keyring.json")
+def plain(keyring_to_copy, tmp_path, migrated_sqlite):
+    shutil.copy(keyring_to_copy, tmp_path / "keyring.json")
     shutil.copy(migrated_sqlite, tmp_path / "rayhook.sqlite3")
     return StorageSettings(data_dir=tmp_path)
 
