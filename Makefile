@@ -40,8 +40,8 @@ run: setup  ## start Rayhook with a demo EHR and a demo PACS, and print the URLs
 
 test: setup check  ## run every check and the whole test suite
 	$(NPM) --prefix $(WEB) test --silent
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone" $(PYTEST_ARGS)
-	$(BIN)/python -m pytest -n 0 -m alone $(PYTEST_ARGS)
+	$(BIN)/python -m tests.suite -n 2 --dist loadfile -m "not alone" $(PYTEST_ARGS)
+	$(BIN)/python -m tests.suite -n 0 -m alone $(PYTEST_ARGS)
 
 check: setup .types  ## lint, types, layers, spelling, dependencies
 	$(BIN)/ruff check .

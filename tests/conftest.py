@@ -12,12 +12,14 @@ import pytest
 from rayhook.auth.keys import Keyring
 from rayhook.deploy.database import migrate
 from tests import leaks, storage
+from tests.stalls import StallWatch
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = os.environ.get("RAYHOOK_REQUIRE_PEERS") == "1"
 DATASETS = Path(os.environ.get("RAYHOOK_DATASETS", ROOT.parent / "shared" / "data"))
 PROFILES = Path(os.environ.get("RAYHOOK_PROFILES", ROOT.parent / "shared" / "profiles"))
 UNPACKED = ROOT / ".cache" / "datasets"
+STALLS = StallWatch()
 
 
 def absent(what: str) -> None:
@@ -25,6 +27,10 @@ def absent(what: str) -> None:
     if REQUIRED:
         pytest.fail(f"{what} is required here and was not found", pytrace=False)
     pytest.skip(f"{what} was not found")
+
+
+def pytest_configure() -> None:
+    STALLS.start()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -38,6 +44,9 @@ def pytest_runtest_makereport(
     leak = leaks.in_output(report) if report.passed else None
     if leak is not None:
         report.outcome, report.longrepr = "failed", leak
+        leaks.told_by(item.config, [f"{item.nodeid}: {leak}"])
+    if report.failed:
+        STALLS.tell(report)
     return report
 
 

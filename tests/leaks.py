@@ -14,7 +14,9 @@ _NAMES = ("*.jsonl", "*.log", "*.out", "core*")
 _SPELLINGS = rb"qzcanary|q\0z\0c\0a\0n\0a\0r\0y\0|717a63616e617279|515a43414e415259"
 _PRINTED = re.compile(_SPELLINGS, re.IGNORECASE)
 _LOGGED = re.compile(_SPELLINGS + rb"|eyj[\w-]{10,}\.eyj[\w-]{10,}\.", re.IGNORECASE)  # and no JWT either
-_FOUND = pytest.StashKey[list[str]]()
+FOUND = 16
+"""The exit status of pytest where something told of a patient, whatever else has failed."""
+_LEAKS = pytest.StashKey[list[str]]()
 
 
 def in_output(report: pytest.TestReport) -> str | None:
@@ -31,23 +33,23 @@ def in_output(report: pytest.TestReport) -> str | None:
 def search_logs(session: pytest.Session) -> None:
     """Search what this process's tests left; a process of xdist tells the one that started it."""
     config = session.config
-    found = config.stash.setdefault(_FOUND, [])
+    found = config.stash.setdefault(_LEAKS, [])
     if hasattr(config, "workerinput"):
-        config.workeroutput["leaks"] = list(in_files(config._tmp_path_factory.getbasetemp()))
+        config.workeroutput["leaks"] = [*found, *in_files(config._tmp_path_factory.getbasetemp())]
         return
     if config.getoption("dist", "no") == "no" and hasattr(config, "_tmp_path_factory"):
         found += in_files(config._tmp_path_factory.getbasetemp())
-    if found and session.exitstatus == pytest.ExitCode.OK:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if found and session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
+        session.exitstatus = FOUND
 
 
 def told_by(config: pytest.Config, leaks: list[str]) -> None:
-    config.stash.setdefault(_FOUND, []).extend(leaks)
+    config.stash.setdefault(_LEAKS, []).extend(leaks)
 
 
 def summary(reporter: pytest.TerminalReporter) -> None:
-    for one in reporter.config.stash.get(_FOUND, []):
-        reporter.write_line(f"FAILED: a log says of a patient: {one}", red=True)
+    for one in reporter.config.stash.get(_LEAKS, []):
+        reporter.write_line(f"FAILED: something says of a patient: {one}", red=True)
 
 
 def in_files(folder: Path) -> Iterator[str]:

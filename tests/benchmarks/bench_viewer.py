@@ -20,7 +20,8 @@ from rich.console import Console
 
 from rayhook.deploy.demo.catalogue import build_catalogue
 from rayhook.deploy.demo.run import DemoAddresses, demo_peers, rayhook_process, wait_until_ready
-from tests.e2e.conftest import FLAGS, _free_ports
+from tests.e2e.conftest import FLAGS
+from tests.ports import free_port
 
 CHROMIUM = os.environ.get("CHROMIUM", shutil.which("chromium") or "")
 PATIENT = "phantom-lesion"
@@ -66,7 +67,7 @@ def main() -> None:
     chosen = parser.parse_args()
     with ExitStack() as stack:
         data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        addresses = DemoAddresses.from_port(_free_ports())
+        addresses = DemoAddresses.from_port(free_port(3))
         catalogue = build_catalogue(data_dir / "pacs", None)
         stack.enter_context(demo_peers(catalogue, addresses, data_dir))
         process = stack.enter_context(rayhook_process(addresses, data_dir))

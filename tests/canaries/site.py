@@ -27,7 +27,8 @@ from rayhook.deploy.demo.run import serving
 from tests.canaries.canaries import Found, Search, token
 from tests.canaries.patient import catalogue_in, chart
 from tests.faults.cluster import Process, wait_for
-from tests.faults.servers import PostgreSQL, Redis, free_port
+from tests.faults.servers import PostgreSQL, Redis
+from tests.ports import free_port
 
 _READY_S = 240.0
 _LOOKS_S = 0.25

@@ -5,7 +5,6 @@ fails here.
 """
 
 import re
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -43,6 +42,7 @@ from rayhook.smart_app.routes_access import (
 )
 from rayhook.smart_app.staff_access import StaffCookies
 from rayhook.smart_app.window import HEADER
+from tests.ports import free_url
 from tests.unit.smart_app.conftest import MANIFEST, MODEL, study_result
 
 PATIENT = "patient-1"
@@ -199,12 +199,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         stack.enter_context(serving(FastAPI(), peer_url))
         stack.enter_context(serving(app, base_url))
         yield World(service, base_url, peer_url, route_accesses(app.routes), result_id, job_id)
-
-
-def free_url() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
 
 
 def seed(service: Service, peer_url: str) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from rayhook.deploy.demo.catalogue import Catalogue, build_catalogue
 from rayhook.deploy.demo.run import DemoAddresses, DemoPeers, demo_peers, rayhook_process, wait_until_ready
 from tests.conftest import absent
+from tests.ports import free_port
 
 CHROMIUM = os.environ.get("CHROMIUM", shutil.which("chromium") or "")
 WAIT_MS = 60_000  # what comes at once on a quiet machine takes seconds on a busy one
@@ -41,25 +41,10 @@ class Demo:
         )
 
 
-def _free_ports() -> int:
-    """Return a port whose two followers are free as well."""
-    while True:
-        with socket.socket() as first:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-        try:
-            for offset in range(3):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port + offset))
-        except OSError:
-            continue
-        return port
-
-
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory, mri_lgg: Path) -> Iterator[Demo]:
     data_dir = tmp_path_factory.mktemp("demo")
-    addresses = DemoAddresses.from_port(_free_ports())
+    addresses = DemoAddresses.from_port(free_port(3))
     catalogue = build_catalogue(data_dir / "pacs", mri_lgg)
     with (
         demo_peers(catalogue, addresses, data_dir) as peers,

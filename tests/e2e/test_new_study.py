@@ -18,7 +18,8 @@ from rayhook.deploy.demo.run import (
     subscribe,
     wait_until_ready,
 )
-from tests.e2e.conftest import Demo, _free_ports
+from tests.e2e.conftest import Demo
+from tests.ports import free_port
 
 _ANALYSED_S = 90.0  # seconds on a quiet machine are more on a busy one
 
@@ -27,7 +28,7 @@ _ANALYSED_S = 90.0  # seconds on a quiet machine are more on a busy one
 def subscribed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """A demo as `make run` starts it, with the demo's own studies alone."""
     data_dir = tmp_path_factory.mktemp("subscribed")
-    addresses = DemoAddresses.from_port(_free_ports())
+    addresses = DemoAddresses.from_port(free_port(3))
     catalogue = build_catalogue(data_dir / "pacs", None)
     with (
         demo_peers(catalogue, addresses, data_dir) as peers,

@@ -22,7 +22,8 @@ from rayhook.deploy.demo.ledger import Entry, entry_of
 from tests.conftest import ROOT
 from tests.faults.line import Line
 from tests.faults.peers import LEDGER, REGISTRY
-from tests.faults.servers import PostgreSQL, Redis, free_port
+from tests.faults.servers import PostgreSQL, Redis
+from tests.ports import free_port
 
 _READY_S = 90.0
 _STOP_S = 20.0

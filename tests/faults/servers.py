@@ -96,13 +96,6 @@ class Redis:
             self.stop()
 
 
-def free_port() -> int:
-    """Return a port below those that the system gives to clients, which would race for it."""
-    from tests.integration.hospital import free_url
-
-    return int(free_url().rpartition(":")[2])
-
-
 def is_listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -12,8 +12,8 @@ import pytest
 
 from rayhook.inference.claims import MAX_ATTEMPTS
 from tests.faults.cluster import Cluster, Process, describe, running_cluster, wait_for
-from tests.faults.servers import free_port
 from tests.faults.studies import patient_id
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.alone, pytest.mark.postgresql, pytest.mark.timeout(600)]
 

@@ -45,8 +45,9 @@ from rayhook.inference.subscription_upkeep import SubscriptionUpkeep
 from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.notifications import build_notification_router
 from rayhook.smart_app.stow import StowService, build_stow_router
+from tests.ports import free_url
 
-from .hospital import Hospital, catalogue_in, free_url, open_hospital
+from .hospital import Hospital, catalogue_in, open_hospital
 from .pipeline_parts import as_backend, pipeline_over
 
 SECRET = "a-secret-of-the-subscription-0123456789"

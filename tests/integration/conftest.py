@@ -3,7 +3,6 @@
 import importlib
 import json
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,10 +17,11 @@ import pytest
 from rayhook.deploy.demo.catalogue import Catalogue
 from rayhook.inference.decode import Decoder
 from tests.conftest import absent
-from tests.faults.servers import Redis, free_port
+from tests.faults.servers import Redis
 from tests.integration.arriving import Arrivals, dated_catalogue, open_arrivals
 from tests.integration.hospital import catalogue_in
 from tests.integration.pipeline_parts import pipeline_over
+from tests.ports import free_port
 
 _PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 _START_S = 60.0
@@ -74,19 +74,13 @@ class Orthanc:
         )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="session")
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")
     if program is None or not _PLUGIN.exists():
         absent("Orthanc with its DICOMweb plug-in")
     folder = tmp_path_factory.mktemp("orthanc")
-    port = _free_port()
+    port = free_port()
     configuration = folder / "orthanc.json"
     configuration.write_text(
         json.dumps(

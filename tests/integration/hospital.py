@@ -1,10 +1,8 @@
 """A demo EHR and a demo PACS on loopback, with the few studies that the pipeline's tests need."""
 
-import random
-import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from rayhook.deploy.demo.run import serving
 from rayhook.inference.job_table import Authorization
 from rayhook.inference.study import StudyReference
 from tests.leaks import WORD
+from tests.ports import free_url
 from tests.unit.inference.images import CT, dicom_slice, truncated
 from tests.unit.inference.samples import SERIES_UID, STUDY_UID
 
@@ -117,15 +116,6 @@ class Hospital:
 
     def written(self, resource_type: str) -> list:
         return self.demo.store.search(resource_type, [])
-
-
-def free_url() -> str:
-    """Return an address below the ports that the system gives to clients, which would race for it."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return f"http://127.0.0.1:{port}"
-    raise AssertionError("no port is free")
 
 
 @contextmanager

@@ -37,8 +37,9 @@ from rayhook.inference.results import DeliveryState
 from rayhook.inference.sign_off import SignRequest, seen_state, sign
 from rayhook.inference.sign_off_queue import SignOffQueue
 from rayhook.inference.signature import SignAct, load_signatures
-from tests.integration.hospital import READ, WRITE, free_url, open_hospital
+from tests.integration.hospital import READ, WRITE, open_hospital
 from tests.integration.pipeline_parts import pipeline_over
+from tests.ports import free_url
 from tests.unit.inference.dicom_objects import (
     KINDS,
     errors,

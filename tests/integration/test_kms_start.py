@@ -15,7 +15,7 @@ from rayhook.deploy.kms import open_keyring
 from rayhook.deploy.storage_settings import StorageSettings
 from tests.doubles.kms import make_key
 from tests.doubles.object_store import object_store
-from tests.integration.hospital import free_url
+from tests.ports import free_url
 
 AWAIT_S = 120.0
 

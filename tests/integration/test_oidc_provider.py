@@ -22,7 +22,8 @@ from rayhook.auth.smart import client_assertion
 from rayhook.deploy.demo.run import serving
 from rayhook.smart_app.dependencies import SMARTDependencies
 from tests.peers.npm import installed
-from tests.unit.smart_app.conftest import Clock, _free_port, app_of, smart_service
+from tests.ports import free_port
+from tests.unit.smart_app.conftest import Clock, app_of, smart_service
 
 pytestmark = pytest.mark.oidc_provider
 
@@ -141,7 +142,7 @@ class Peer:
 @contextmanager
 def running_peer(folder: Path, **options: object) -> Iterator[Peer]:
     server = installed("oidc_provider") / "server.mjs"
-    base_url, port = f"http://127.0.0.1:{_free_port()}", _free_port()
+    base_url, port = f"http://127.0.0.1:{free_port()}", free_port()
     origin = f"http://127.0.0.1:{port}"
     arguments = {
         "port": port,

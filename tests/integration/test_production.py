@@ -14,16 +14,12 @@ from typer.testing import CliRunner
 from rayhook.deploy.cli import app
 from tests.conftest import ROOT, absent
 from tests.doubles.certificates import Certificates
-from tests.integration.hospital import free_url
 from tests.peers import postgresql, redis_server
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.timeout(300)]
 
 START_S = 120.0
-
-
-def free_port():
-    return int(free_url().rpartition(":")[2])
 
 
 @pytest.fixture(scope="module")

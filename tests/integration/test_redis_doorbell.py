@@ -14,7 +14,8 @@ from rayhook.auth.keys import Keyring
 from rayhook.deploy.redis import connect
 from rayhook.deploy.redis_doorbell import RedisDoorbell
 from rayhook.inference.job_table import WorkerQueue
-from tests.faults.servers import Redis, free_port
+from tests.faults.servers import Redis
+from tests.ports import free_port
 
 JOB = "0123456789abcdef0123456789abcdef"
 HEARD_S = 10.0

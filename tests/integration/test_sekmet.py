@@ -30,8 +30,8 @@ from rayhook.inference.job_table import Authorization
 from rayhook.inference.report import build_resources
 from rayhook.inference.results import DeliveryState
 from tests.conftest import absent
+from tests.ports import free_port
 from tests.unit.inference import samples
-from tests.unit.smart_app.conftest import _free_port
 
 pytestmark = pytest.mark.sekmet
 
@@ -81,7 +81,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         absent("sekmet-fhir")
     folder = tmp_path_factory.mktemp("sekmet")
     keyring = Keyring.load_or_create(folder / "keyring.json")
-    port = _free_port()
+    port = free_port()
     origin = f"http://127.0.0.1:{port}"
     client = {"jwks": public_jwks(keyring)}
     # sekmet tries the keys in turn and fails on one of another type than the signature's.

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +19,7 @@ from rayhook.deploy.demo.run import serving
 from rayhook.deploy.role_tables import bare_app
 from rayhook.deploy.service import Service
 from tests.peers.npm import installed
+from tests.ports import free_port
 
 pytestmark = pytest.mark.oidc_provider
 
@@ -65,12 +65,6 @@ class Hospital:
     def audited(self) -> AuditRecord:
         with self.service.database.reading() as session:
             return recent(session, self.service.keyring, limit=1)[0]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

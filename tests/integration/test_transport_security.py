@@ -20,8 +20,8 @@ from tests.conftest import absent
 from tests.doubles.audit_receivers import SyslogReceiver
 from tests.doubles.certificates import FAULTS, Certificates
 from tests.doubles.raw_server import RawServer
-from tests.integration.hospital import free_url
 from tests.peers import postgresql, redis_server
+from tests.ports import free_url
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 

@@ -3,7 +3,6 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import psycopg
 import trustme
+
+from tests.ports import free_port
 
 ADMINISTRATOR = "administrator"
 PASSWORD = "of-the-administrator"
@@ -103,10 +104,7 @@ def binaries() -> Path | None:
 @contextmanager
 def running(programs: Path) -> Iterator[PostgreSQL]:
     folder = Path(tempfile.mkdtemp(prefix="rayhook-postgresql-"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    server = PostgreSQL(folder, programs, port, folder / "authority.pem", folder / "strangers.pem")
+    server = PostgreSQL(folder, programs, free_port(), folder / "authority.pem", folder / "strangers.pem")
     server._prepare()
     server.start()
     try:

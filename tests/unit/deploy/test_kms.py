@@ -1,6 +1,5 @@
 import base64
 import json
-import socket
 import threading
 import time
 
@@ -17,6 +16,7 @@ from rayhook.deploy.storage_settings import StorageSettings
 from rayhook.fhir.errors import InvalidRequest, ServiceUnavailable
 from tests.doubles.kms import kms_that_says, make_key
 from tests.doubles.object_store import object_store
+from tests.ports import free_port
 
 PLACE = {"table": "t", "column": "c", "row": "1"}
 
@@ -68,12 +68,6 @@ def flipped(text):
     content = bytearray(base64.b64decode(text))
     content[-1] ^= 1
     return base64.b64encode(content).decode()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_a_wrapped_keyring_opens_again(unmade):

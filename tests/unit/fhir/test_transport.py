@@ -22,6 +22,7 @@ from rayhook.fhir.errors import (
 )
 from rayhook.fhir.transport import Transport, origin_of
 from tests.doubles.raw_server import always, answer, dripping, in_turn
+from tests.ports import free_port
 
 TOKEN = "secret-token-0123456789"
 MEBIBYTE = 1024 * 1024
@@ -426,11 +427,6 @@ def test_truncated_body_is_no_answer(serve, transport):
     )
     with pytest.raises(UpstreamUnavailable):
         get(transport, server.origin)
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def test_nobody_listening_is_unavailable(transport):

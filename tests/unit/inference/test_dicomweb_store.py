@@ -12,7 +12,7 @@ from rayhook.fhir.errors import InvalidRequest
 from rayhook.fhir.transport import Transport
 from rayhook.inference.dicom_table import StoreState
 from rayhook.inference.dicomweb_store import Storable, StoreLimits, StoreOutcome, store_instances
-from tests.integration.hospital import free_url
+from tests.ports import free_url
 
 STUDY = "1.2.3"
 OBJECTS = (Storable("1.2.3.1", b"first"), Storable("1.2.3.2", b"second"))

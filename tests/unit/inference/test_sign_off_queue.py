@@ -1,7 +1,6 @@
 """Signed reports to the demo EHR over loopback."""
 
 import json
-import socket
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ from rayhook.inference.sign_off_delivery import SignedDelivery, write_signed
 from rayhook.inference.sign_off_queue import SignOffQueue
 from rayhook.inference.signature import SignAct, load_signatures
 from tests.leaks import WORD
+from tests.ports import free_port
 from tests.unit.inference.samples import analysed, manifest, reference
 
 CODE = "126952004"
@@ -97,12 +97,6 @@ class Site:
     @property
     def history(self):
         return self.ehr.store.history("DiagnosticReport", self.reports[0]["id"])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _catalogue() -> Catalogue:

@@ -1,6 +1,5 @@
 """The SMART app over loopback with the demo EHR as the EHR that launches it."""
 
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -56,6 +55,7 @@ from rayhook.inference.study import (
 from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.router import build_router
 from tests.doubles.full_log import full_log
+from tests.ports import free_port
 
 PATIENTS = ("phantom-a", "phantom-b", "phantom-c")
 SNOMED = "http://snomed.info/sct"
@@ -278,16 +278,10 @@ class World:
         return full_log(self.database.engine)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("smart")
-    base_url, ehr_url = (f"http://127.0.0.1:{_free_port()}" for _ in range(2))
+    base_url, ehr_url = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
     registry_file = folder / "ehrs.toml"
     registry_file.write_text(demo_registry_toml(ehr_base_url=ehr_url, pacs_base_url="http://127.0.0.1:9"))
     with ExitStack() as stack:

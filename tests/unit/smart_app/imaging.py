@@ -21,7 +21,7 @@ from rayhook.inference.study import KeyImage, Mark, StudyResult
 from rayhook.smart_app.dependencies import SMARTDependencies
 from rayhook.smart_app.image_study import image_handle, series_handle, study_handle
 from tests.doubles.dicom_files import dataset, encode, picture
-from tests.integration.hospital import free_url
+from tests.ports import free_url
 from tests.unit.smart_app.conftest import MODEL, Clock, World, app_of, smart_service, study_result
 
 ROOT = "1.2.826.0.1.3680043.8.498.77"

@@ -12,8 +12,9 @@ from rayhook.audit.watch import Rule, Thresholds
 from rayhook.deploy.demo.ehr import create_ehr, demo_registry_toml
 from rayhook.deploy.demo.run import serving
 from rayhook.deploy.middleware import RequestContext
+from tests.ports import free_port
 
-from .conftest import Clock, World, _free_port, app_of, catalogue, smart_service
+from .conftest import Clock, World, app_of, catalogue, smart_service
 
 REASON = "unconscious after a fall, no colleague can be reached"
 PATIENT = "phantom-a"
@@ -21,7 +22,7 @@ PATIENT = "phantom-a"
 
 def hospital(stack, folder, *, break_glass: bool) -> World:
     """A hospital whose registration gives no practitioner a role by themselves."""
-    base_url, ehr_url = (f"http://127.0.0.1:{_free_port()}" for _ in range(2))
+    base_url, ehr_url = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
     rules = f"practitioner_roles = []\nbreak_glass = {str(break_glass).lower()}\n"
     toml = demo_registry_toml(ehr_base_url=ehr_url, pacs_base_url="http://127.0.0.1:9")
     registry = folder / "ehrs.toml"

@@ -18,8 +18,9 @@ from rayhook.auth.scopes import ScopeSet
 from rayhook.deploy.demo.run import serving
 from rayhook.fhir.transport import Transport
 from rayhook.smart_app.practitioner_roles import read_practitioner_roles
+from tests.ports import free_port
 
-from .conftest import World, _free_port
+from .conftest import World
 
 SCT = "http://snomed.info/sct"
 RADIOLOGIST = f"{SCT}|66862007"
@@ -90,7 +91,7 @@ class FHIRServer:
 
 @pytest.fixture
 def server() -> Iterator[FHIRServer]:
-    server = FHIRServer(f"http://127.0.0.1:{_free_port()}")
+    server = FHIRServer(f"http://127.0.0.1:{free_port()}")
     with serving(server.app(), server.base_url):
         yield server
 

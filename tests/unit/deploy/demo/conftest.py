@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from rayhook.deploy.demo.ehr_clients import ASSERTION_TYPE
 from rayhook.deploy.demo.ehr_tokens import CLIENT_ID
 from rayhook.deploy.demo.ledger import LedgerFile
 from rayhook.deploy.demo.run import serving
+from tests.ports import free_url
 
 BASE_URL = "http://127.0.0.1:8101"
 RAYHOOK_URL = "http://127.0.0.1:8100"
@@ -92,9 +92,7 @@ class Switch:
 
 @pytest.fixture(scope="session")
 def switch() -> Iterator[tuple[Switch, httpx.Client]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        listening = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    listening = free_url()
     switch = Switch()
     with serving(switch, listening), httpx.Client(base_url=listening) as browser:  # type: ignore[arg-type]
         yield switch, browser

@@ -1,4 +1,3 @@
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from rayhook.fhir.transport import Transport
 from rayhook.inference.decode import Decoder
 from rayhook.inference.dicomweb import RetrievalLimits, retrieve_study
 from tests.doubles.dicom_files import STUDY, dataset, encode, picture
+from tests.ports import free_url
 from tests.unit.inference.samples import reference
 
 OTHER = f"{STUDY}.77"
@@ -63,9 +63,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPACS]:
     folder = tmp_path_factory.mktemp("pacs")
     catalogue = Catalogue((study(folder, STUDY), study(folder, OTHER)))
     faults = Faults()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        origin = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    origin = free_url()
     ledger = folder / "ledger.jsonl"
     app = create_pacs(
         catalogue, introspect=lambda token: token == TOKEN, faults=faults, ledger=LedgerFile(ledger)

@@ -2,10 +2,8 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
-from contextlib import closing
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from rayhook.inference.training import distribute
 from rayhook.inference.training.distribute import choose_precision
 from rayhook.inference.training.recipe import Precision
 from rayhook.inference.training.train import BEST, HISTORY
+from tests.ports import free_port
 
 RUN = "import sys; from rayhook.inference.training.commands import app; app(sys.argv[1:])"
 
@@ -57,15 +56,9 @@ def mirrored(started):
 
 @pytest.fixture(scope="module")
 def multiworker(started):
-    cluster = {"worker": [f"127.0.0.1:{_free_port()}" for _ in range(2)]}
+    cluster = {"worker": [f"127.0.0.1:{free_port()}" for _ in range(2)]}
     configs = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": i}}) for i in range(2)]
     return started("--strategy", "multiworker", configs=configs)
-
-
-def _free_port():
-    with closing(socket.socket()) as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def _losses(output):
