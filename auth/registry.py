@@ -42,7 +42,7 @@ from rayhook.fhir.transport import origin_of
 ANALYSES_PER_MINUTE: Final = 6_000
 CALLS_PER_MINUTE: Final = 12_000
 
-DICOMResultKind = Literal["sr", "parametric_map", "secondary_capture"]
+DICOMResultKind = Literal["sr", "parametric_map", "secondary_capture", "rejection_note"]
 
 
 @dataclass(frozen=True, slots=True)

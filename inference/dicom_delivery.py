@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import structlog
+from sqlmodel import Session
 
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.record import AuditEntry, AuditLog
@@ -19,15 +20,24 @@ from rayhook.fhir.transport import Transport
 from rayhook.inference.analysis import Analyser
 from rayhook.inference.answers import Answers, FindingValue, load_answers
 from rayhook.inference.authority import Authority
-from rayhook.inference.dicom_links import build_links, may_link, write_links
-from rayhook.inference.dicom_results import DICOMObject, ObjectStore, build_objects, build_verified
+from rayhook.inference.dicom_links import LINKED, build_links, may_link, write_links
+from rayhook.inference.dicom_results import (
+    DICOMObject,
+    ObjectStore,
+    build_note,
+    build_objects,
+    build_verified,
+)
 from rayhook.inference.dicom_table import (
     ObjectNames,
     StoredObject,
     StoreState,
+    count_untried,
     drop_source,
+    give_up,
     load_objects,
     load_source,
+    results_beside,
     set_linked,
     unlinked,
 )
@@ -37,7 +47,7 @@ from rayhook.inference.job_table import Authorization
 from rayhook.inference.outbox import Errand, end_errand, put_off
 from rayhook.inference.results import StoredResult
 from rayhook.inference.review_text import person_text
-from rayhook.inference.signature import SignAct, Signature, load_signatures
+from rayhook.inference.signature import Signature, is_withdrawn, load_signatures
 from rayhook.inference.study import StudyReference, StudyResult
 
 if TYPE_CHECKING:
@@ -149,7 +159,9 @@ class ObjectDelivery:
     ) -> None:
         """Tell the EHR where its new objects are; what fails is told in the log and the audit, and tried again."""
         with self.sessions() as session:
-            objects = unlinked(session, self.keyring, result_id)
+            signatures = load_signatures(session, self.keyring, result_id)
+            new = [] if is_withdrawn(signatures) else unlinked(session, self.keyring, result_id)
+        objects = [one for one in new if one.kind in LINKED]
         if not objects or not self.authority.permits(ehr, authorization, may_link):
             self._end_unlinked(ehr, result_id, is_left=bool(objects))
             return
@@ -198,29 +210,39 @@ class ObjectDelivery:
             session.commit()
 
     def deliver_again(self, ehr: EHR, stored: StoredResult, authorization: Authorization | None) -> None:
-        """Do the same for a stored result, with a token that came since."""
+        """Do the same for a stored result, with a token that came since; of a withdrawn report no more is stored."""
+        began = self.clock()
         with self.sessions() as session:
             header = load_source(session, self.keyring, stored.id)
-        if header is not None:
+            signatures = load_signatures(session, self.keyring, stored.id)
+        if header is not None and not is_withdrawn(signatures):
             result = replace(stored.result, source_header=header)
             self.deliver(ehr, stored.reference, stored.id, result, authorization)
-            self.deliver_signed(ehr, stored, authorization)
+        self.deliver_signed(ehr, stored, authorization)
+        with self.sessions() as session:
+            count_untried(session, stored.id, since=began)
+            session.commit()
 
     def deliver_signed(self, ehr: EHR, stored: StoredResult, authorization: Authorization | None) -> None:
         """Store the newest signed version of a result's report as a verified one, where the model's is there.
 
-        A withdrawn report has no such object: DICOM has no way to take one back but to reject it by hand.
+        Where it is a withdrawal, a note that rejects what is there.
         """
         with self.sessions() as session:
             header = load_source(session, self.keyring, stored.id)
             signatures = load_signatures(session, self.keyring, stored.id)
             answers = load_answers(session, self.keyring, stored.id)
             objects = load_objects(session, self.keyring, stored.id)
+        if header is not None and is_withdrawn(signatures):
+            self._take_back(
+                ehr, stored, header, objects, withdrawal=signatures[-1], authorization=authorization
+            )
+            return
         before = _predecessor(objects, [signed.version for signed in signatures])
         if header is None or before is None or not signatures or "sr" not in ehr.dicom_results:
             return
         signed = signatures[-1]
-        if signed.act.act is SignAct.WITHDRAW or signed.act.answers != answers.state:
+        if signed.act.answers != answers.state:
             return
         try:
             verified = build_verified(
@@ -242,6 +264,50 @@ class ObjectDelivery:
             objects=verified,
             authorization=authorization,
         )
+
+    def _take_back(
+        self,
+        ehr: EHR,
+        stored: StoredResult,
+        header: bytes,
+        objects: Sequence[StoredObject],
+        *,
+        withdrawal: Signature,
+        authorization: Authorization | None,
+    ) -> None:
+        """Store no more of a withdrawn report, and tell the PACS that what it has is not to be used."""
+        with self.sessions() as session:
+            of_report = [one for one in objects if one.kind != ObjectKind.REJECTION_NOTE]
+            give_up(session, of_report, "report_withdrawn", now=self.clock())
+            if not objects:
+                drop_source(session, stored.id)
+            rejected = [one for one in of_report if self._is_to_reject(session, one)]
+            session.commit()
+        if "rejection_note" not in ehr.dicom_results:
+            return
+        try:
+            note = build_note(
+                header,
+                stored.result,
+                self.analyser.manifest_of(stored.result.model),
+                organization=self.organization,
+                withdrawal=withdrawal,
+                objects=rejected,
+            )
+        except Unprocessable as error:
+            self.store.told_unmade(stored.reference, error.code)
+            return
+        if note:
+            self._store(
+                ehr, stored.reference, stored.id, stored.result, objects=note, authorization=authorization
+            )
+
+    def _is_to_reject(self, session: Session, one: StoredObject) -> bool:
+        """Return whether the PACS has the object, and no other result of the same images stands by it."""
+        if one.state is not StoreState.STORED:
+            return False
+        others = results_beside(session, one.id)
+        return all(is_withdrawn(load_signatures(session, self.keyring, other)) for other in others)
 
 
 def _link_entry(

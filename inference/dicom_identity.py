@@ -4,6 +4,7 @@ Spec: DICOM PS3.3 C.7.5.2 (Enhanced General Equipment), C.12.1 (SOP Common), IHE
 """
 
 import logging
+import re
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -41,12 +42,14 @@ SERIES_NUMBERS = {
     ObjectKind.PARAMETRIC_MAP: 9902,
     ObjectKind.SECONDARY_CAPTURE: 9903,
     ObjectKind.VERIFIED_SR: 9904,
+    ObjectKind.REJECTION_NOTE: 9905,
 }
 SERIES_DESCRIPTIONS = {
     ObjectKind.SR: "AI report, investigational",
     ObjectKind.PARAMETRIC_MAP: "AI heatmap, investigational",
     ObjectKind.SECONDARY_CAPTURE: "AI key image, investigational",
     ObjectKind.VERIFIED_SR: "AI report, signed by a radiologist",
+    ObjectKind.REJECTION_NOTE: "AI report withdrawn by a radiologist",
 }
 
 
@@ -147,6 +150,11 @@ def settle(made: Dataset, source: ResultSource) -> Dataset:
     for keyword in PERSON_NAMES:
         made[keyword].value = str(made[keyword].value).rstrip("^")
     return made
+
+
+def person_name(name: str) -> str:
+    """Return a name as a DICOM PN: of a name in one piece nobody knows which part is the family's."""
+    return (re.sub(r"[\\^=\x00-\x1f]", " ", name).strip()[:63] or "unknown") + "^"
 
 
 def tell_body_part(made: Dataset, source: ResultSource) -> None:

@@ -33,6 +33,8 @@ _TITLES = {
     ObjectKind.SR: "AI report, DICOM Structured Report",
     ObjectKind.VERIFIED_SR: "AI report signed by a radiologist, DICOM Structured Report",
 }
+LINKED = frozenset(_TITLES)
+"""The kinds that the EHR is told of: of a note that takes them back it knows by the report's own status."""
 _RELATED = ("DiagnosticReport", "Observation")
 
 
@@ -43,17 +45,21 @@ def build_links(
     *,
     written: Sequence[str] = (),
     organization: str,
+    is_withdrawn: bool = False,
 ) -> list[dict[str, Any]]:
     """Return a DocumentReference for each object (kind, names).
 
     written: the EHR's own references to the result's resources, as far as they are known.
+    is_withdrawn: a radiologist took the report back.
     Raises InvalidRequest if one were not valid R4.
     """
     subject = Subject(reference, result)
     related = [f"ImagingStudy/{reference.imaging_study_id}"]
     related += [one for one in written if parse_reference(one).type in _RELATED]
+    status = DocumentReferenceStatus.ENTERED_IN_ERROR if is_withdrawn else DocumentReferenceStatus.CURRENT
     links = [
-        _link(subject, ObjectKind(kind), names, related, organization=organization) for kind, names in objects
+        _link(subject, ObjectKind(kind), names, related, organization=organization, status=status)
+        for kind, names in objects
     ]
     for link in links:
         validate(link)
@@ -83,7 +89,13 @@ def write_links(
 
 
 def _link(
-    subject: Subject, kind: ObjectKind, names: ObjectNames, related: Sequence[str], *, organization: str
+    subject: Subject,
+    kind: ObjectKind,
+    names: ObjectNames,
+    related: Sequence[str],
+    *,
+    organization: str,
+    status: DocumentReferenceStatus,
 ) -> dict[str, Any]:
     is_signed = kind is ObjectKind.VERIFIED_SR
     # A signed report comes in versions, each an object of its own.
@@ -97,7 +109,7 @@ def _link(
         "text": narrative(f"{title}.", *cautions(subject.result.model)),
         "masterIdentifier": {"system": DICOM_UID_SYSTEM, "value": oid_uri(names.sop_instance_uid)},
         "identifier": [key.identifier],
-        "status": DocumentReferenceStatus.CURRENT.value,
+        "status": status.value,
         "docStatus": "final" if is_signed else "preliminary",
         "type": codes.DIAGNOSTIC_IMAGING_STUDY.concept(title),
         "category": [codes.RADIOLOGY.concept()],

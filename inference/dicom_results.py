@@ -1,8 +1,9 @@
 """A result's DICOM objects: made, and brought to the PACS beside the study's own images."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,13 @@ from rayhook.auth.registry import EHR
 from rayhook.fhir.errors import RayhookError, Unprocessable
 from rayhook.fhir.references import oid_uri
 from rayhook.fhir.transport import Transport, origin_of
-from rayhook.inference.dicom_table import ObjectNames, StoreState, begin, end
+from rayhook.inference.dicom_table import ObjectNames, StoredObject, StoreState, begin, end
 from rayhook.inference.dicom_uid import ObjectKind
 from rayhook.inference.dicomweb_store import Storable, StoreLimits, StoreOutcome, store_instances
 from rayhook.inference.outbox import Errand, begin_errand
 from rayhook.inference.registry import Manifest
+from rayhook.inference.review_text import person_text
+from rayhook.inference.signature import Signature
 from rayhook.inference.study import StudyReference, StudyResult
 
 if TYPE_CHECKING:
@@ -107,6 +110,38 @@ def build_verified(
     except _BUILD_ERRORS as error:
         raise _not_made(error) from None
     return [] if made is None else [as_object(ObjectKind.VERIFIED_SR, made)]
+
+
+def build_note(
+    header: bytes,
+    result: StudyResult,
+    manifest: Manifest | None,
+    *,
+    organization: str,
+    withdrawal: Signature,
+    objects: Sequence[StoredObject],
+) -> list[DICOMObject]:
+    """Return the note that rejects objects of a result whose report a person took back, none without objects.
+
+    Raises Unprocessable as build_objects does.
+    """
+    from rayhook.inference.dicom_identity import open_source
+    from rayhook.inference.rejection_note import build_rejection_note
+
+    try:
+        source = open_source(header, result, manifest, organization=organization)
+        if source is None or not objects:
+            return []
+        made = build_rejection_note(
+            source,
+            objects,
+            name=person_text(withdrawal.act.by),
+            at=datetime.fromtimestamp(withdrawal.at, UTC),
+            version=withdrawal.version,
+        )
+    except _BUILD_ERRORS as error:
+        raise _not_made(error) from None
+    return [as_object(ObjectKind.REJECTION_NOTE, made)]
 
 
 def _not_made(error: Exception) -> Unprocessable:

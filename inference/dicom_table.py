@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 from sqlalchemy import Column, LargeBinary, UniqueConstraint
@@ -30,6 +31,9 @@ class StoreState(StrEnum):
     PENDING = "pending"
     REFUSED = "refused"
     STORED = "stored"
+
+
+_UNSTORED: Final = (StoreState.FAILED.value, StoreState.PENDING.value)
 
 
 class DICOMSource(SQLModel, table=True):
@@ -181,6 +185,41 @@ def end(
     session.flush()
 
 
+def give_up(session: Session, objects: Iterable[StoredObject], failure: str, *, now: float) -> None:
+    """Try no more to store those of the objects that the PACS lacks."""
+    for one in objects:
+        row = session.get(DICOMResult, one.id, populate_existing=True)
+        if row is not None and row.state in _UNSTORED:
+            row.state, row.failure, row.updated_at = StoreState.REFUSED.value, failure, now
+            session.add(row)
+    session.flush()
+
+
+def count_untried(session: Session, result_id: str, *, since: float) -> None:
+    """Count an attempt for what was due and was not made anew: what is out of date must not be due for ever."""
+    query = select(DICOMResult).where(
+        DICOMResult.result_id == result_id,
+        col(DICOMResult.state).in_(_UNSTORED),
+        col(DICOMResult.updated_at) < since,
+    )
+    for row in session.exec(query).all():
+        if _is_due(row, since):
+            row.attempts, row.updated_at = row.attempts + 1, since
+            session.add(row)
+    session.flush()
+
+
+def results_beside(session: Session, object_id: str) -> list[str]:
+    """Return the other results of which an object is as well: the same images under the same model."""
+    row = session.get(DICOMResult, object_id)
+    if row is None:
+        return []
+    query = select(DICOMResult.result_id).where(
+        DICOMResult.instance_index == row.instance_index, DICOMResult.result_id != row.result_id
+    )
+    return list(session.exec(query))
+
+
 def load_objects(session: Session, keyring: Keyring, result_id: str) -> list[StoredObject]:
     """Return the objects of a result in the order in which they were made."""
     query = (
@@ -249,7 +288,7 @@ def due_results(session: Session, *, now: float) -> list[tuple[str, str]]:
     query = (
         select(DICOMResult, AnalysisResult.ehr_id)
         .join(AnalysisResult, col(AnalysisResult.id) == col(DICOMResult.result_id))
-        .where(col(DICOMResult.state).in_((StoreState.FAILED.value, StoreState.PENDING.value)))
+        .where(col(DICOMResult.state).in_(_UNSTORED))
         .where(col(DICOMResult.attempts) < MAX_ATTEMPTS)
         .where(col(DICOMResult.updated_at) <= now - _BACKOFF.first_s)
         .order_by(col(DICOMResult.updated_at))

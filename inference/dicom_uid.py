@@ -17,9 +17,10 @@ _SEEN = frozenset({AnalysisStatus.ABSTAINED, AnalysisStatus.ANALYSED})
 
 
 class ObjectKind(StrEnum):
-    """The DICOM objects that a result is written as."""
+    """The DICOM objects that a result is written as, and the note that takes them back."""
 
     PARAMETRIC_MAP = "parametric_map"
+    REJECTION_NOTE = "rejection_note"
     SECONDARY_CAPTURE = "secondary_capture"
     SR = "sr"
     VERIFIED_SR = "verified_sr"

@@ -165,6 +165,11 @@ class Signature:
         )
 
 
+def is_withdrawn(signatures: Sequence[Signature]) -> bool:
+    """Return whether the newest of them took the report back."""
+    return bool(signatures) and signatures[-1].act.act is SignAct.WITHDRAW
+
+
 def load_signatures(session: Session, keyring: Keyring, result_id: str) -> tuple[Signature, ...]:
     """Return all acts on one result's report, the oldest first."""
     query = (

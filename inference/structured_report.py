@@ -4,7 +4,6 @@ Spec: DICOM PS3.3 A.35.13 (Comprehensive 3D SR IOD); PS3.16 TID 1500 (Measuremen
 TID 1501 (Measurement and Qualitative Evaluation Group), TID 4019 (Algorithm Identification)
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -42,6 +41,7 @@ from rayhook.fhir.errors import Unprocessable
 from rayhook.inference.dicom_identity import (
     ResultSource,
     name_source_class,
+    person_name,
     plain,
     settle,
 )
@@ -96,11 +96,6 @@ class Review:
     version: int
     answers: Mapping[str, bool | None]
     sentences: tuple[str, ...]
-
-    @property
-    def person_name(self) -> str:
-        """Return the name as a DICOM PN: of a name in one piece nobody knows which part is the family's."""
-        return (re.sub(r"[\\^=\x00-\x1f]", " ", self.name).strip()[:63] or "unknown") + "^"
 
 
 def build_structured_report(source: ResultSource) -> Dataset:
@@ -176,7 +171,7 @@ def _person(review: Review) -> ObserverContext:
     return ObserverContext(
         observer_type=codes.DCM.Person,
         observer_identifying_attributes=PersonObserverIdentifyingAttributes(
-            name=review.person_name, organization_name=review.organization[:64]
+            name=person_name(review.name), organization_name=review.organization[:64]
         ),
     )
 

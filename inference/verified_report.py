@@ -6,7 +6,7 @@ Spec: DICOM PS3.3 C.17.2 (SR Document General), C.17.2.3 (Verifying Observer, Pr
 from highdicom.sr import Comprehensive3DSR
 from pydicom.dataset import Dataset
 
-from rayhook.inference.dicom_identity import ResultSource, name_source_class, plain, settle
+from rayhook.inference.dicom_identity import ResultSource, name_source_class, person_name, plain, settle
 from rayhook.inference.dicom_table import ObjectNames
 from rayhook.inference.dicom_uid import ObjectKind
 from rayhook.inference.structured_report import Review, other_images, report_content
@@ -28,7 +28,7 @@ def build_verified_report(source: ResultSource, review: Review, predecessor: Obj
         is_complete=True,
         is_final=True,
         is_verified=True,
-        verifying_observer_name=review.person_name,
+        verifying_observer_name=person_name(review.name),
         verifying_organization=review.organization[:64],
         previous_versions=[_as_dataset(predecessor)],
         transfer_syntax_uid="1.2.840.10008.1.2.1",

@@ -19,10 +19,10 @@ from rayhook.auth.keys import Keyring
 from rayhook.fhir import codes
 from rayhook.fhir.codes import ImagingStudyStatus
 from rayhook.fhir.references import DICOM_UID_SYSTEM, oid_uri
-from rayhook.inference.dicom_links import build_links
+from rayhook.inference.dicom_links import LINKED, build_links
 from rayhook.inference.dicom_table import StoreState, load_objects
 from rayhook.inference.jobs import StoredJob, StoredResult, jobs_for_patient, results_for_patient
-from rayhook.inference.signature import Signature, load_acts, load_signatures
+from rayhook.inference.signature import Signature, is_withdrawn, load_acts, load_signatures
 from rayhook.inference.study import StudyReference
 
 Resource = dict[str, Any]
@@ -86,21 +86,37 @@ def load_resources(
     if resource_type == "ImagingStudy":
         return PatientResources(_studies(results, jobs_for_patient(session, keyring, ehr_id, patient_id)))
     if resource_type == "DocumentReference":
-        every = (_links(session, keyring, result, organization=organization) for result in results)
+        every = (
+            _links(session, keyring, result, signatures.get(result.id, ()), organization=organization)
+            for result in results
+        )
         return PatientResources(chain.from_iterable(every))
     return PatientResources(_served(results, signatures))
 
 
 def _links(
-    session: Session, keyring: Keyring, result: StoredResult, *, organization: str
+    session: Session,
+    keyring: Keyring,
+    result: StoredResult,
+    signatures: Sequence[Signature],
+    *,
+    organization: str,
 ) -> Iterator[Served]:
-    """Yield a DocumentReference for each DICOM object that the PACS has."""
-    stored = [one for one in load_objects(session, keyring, result.id) if one.state is StoreState.STORED]
-    objects = [(one.kind, one.names) for one in stored]
-    links = build_links(result.reference, result.result, objects, organization=organization)
-    for link, one in zip(links, stored, strict=True):
-        told = told_from_here(link, frozenset(), result.reference.fhir_base_url)
-        yield Served(_stamped(told, 1, one.updated_at), 1, one.updated_at)
+    """Yield a DocumentReference for each DICOM object that the PACS has, and what it became with its report."""
+    every = load_objects(session, keyring, result.id)
+    stored = [one for one in every if one.state is StoreState.STORED and one.kind in LINKED]
+    for version in (1, 2) if is_withdrawn(signatures) else (1,):
+        links = build_links(
+            result.reference,
+            result.result,
+            [(one.kind, one.names) for one in stored],
+            organization=organization,
+            is_withdrawn=version > 1,
+        )
+        for link, one in zip(links, stored, strict=True):
+            told = told_from_here(link, frozenset(), result.reference.fhir_base_url)
+            at = one.updated_at if version == 1 else signatures[-1].at
+            yield Served(_stamped(told, version, at), version, at)
 
 
 def _served(

@@ -117,7 +117,7 @@ name = "Demo EHR (phantoms and test files)"
 fhir_base_urls = [{json.dumps(f"{ehr_base_url}/fhir")}]
 dicomweb_origins = [{json.dumps(origin_of(pacs_base_url))}]
 frame_ancestors = [{json.dumps(origin_of(ehr_base_url))}]
-dicom_results = ["sr", "parametric_map", "secondary_capture"]
+dicom_results = ["sr", "parametric_map", "secondary_capture", "rejection_note"]
 
 [ehr.cds_client]
 issuer = {json.dumps(ehr_base_url)}

@@ -2,8 +2,10 @@
 
 import json
 
+import pytest
+
 from rayhook.fhir.r4 import encode_json
-from rayhook.inference.dicom_links import build_links
+from rayhook.inference.dicom_links import LINKED, build_links
 from rayhook.inference.dicom_table import ObjectNames
 from rayhook.inference.dicom_uid import ObjectKind
 from tests.unit.inference.samples import STUDY_UID, analysed, reference
@@ -14,18 +16,20 @@ NAMES = ObjectNames(
 WRITTEN = ("Device/1", "DiagnosticReport/2", "Observation/3", "Provenance/4")
 
 
-def links():
+def links(**changes):
     return build_links(
         reference(),
         analysed(),
-        [(kind.value, NAMES) for kind in ObjectKind],
+        [(kind.value, NAMES) for kind in sorted(LINKED)],
         written=WRITTEN,
         organization="Demo hospital",
+        **changes,
     )
 
 
-def test_no_judge_finds_an_error(judges):
-    for link in links():
+@pytest.mark.parametrize("is_withdrawn", [False, True])
+def test_no_judge_finds_an_error(judges, is_withdrawn):
+    for link in links(is_withdrawn=is_withdrawn):
         assert judges.errors(json.loads(encode_json(link))) == []
 
 
@@ -47,5 +51,13 @@ def test_only_a_signed_report_is_final():
     assert [name for name, one in status.items() if one == "final"] == ["AI report signed by a radiologist"]
 
 
+def test_a_link_to_what_was_taken_back_says_so():
+    assert {link["status"] for link in links(is_withdrawn=True)} == {"entered-in-error"}
+
+
+def test_of_a_note_that_takes_objects_back_there_is_no_link():
+    assert frozenset(ObjectKind) - LINKED == {ObjectKind.REJECTION_NOTE}
+
+
 def test_each_object_has_a_link_of_its_own():
-    assert len({link["id"] for link in links()}) == len(ObjectKind)
+    assert len({link["id"] for link in links()}) == len(LINKED)

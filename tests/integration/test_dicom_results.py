@@ -49,6 +49,7 @@ from tests.unit.inference.samples import STUDY_UID, reference
 
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 MAP = "1.2.840.10008.5.1.4.1.1.30"
+NOTE = "1.2.840.10008.5.1.4.1.1.88.59"
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def pipeline(hospital, decoder):
         ehr_url=hospital.ehr_url,
         pacs_url=hospital.pacs_url,
         decoder=decoder,
-        dicom_results=KINDS,
+        dicom_results=(*KINDS, "rejection_note"),
         limits=RetrievalLimits(deadline_s=5.0),
     ) as pipeline:
         yield pipeline
@@ -353,11 +354,12 @@ ANNA = Person(fhir_user="Practitioner/anna", name="Anna Ito")
 
 
 def sign_at(pipeline, hospital, stored, draft, *, act=SignAct.SIGN, expected=0):
-    """Answer and sign as the app does, and write it to EHR and PACS as the queue does."""
+    """Answer, where there is a draft, and sign as the app does; write it to EHR and PACS as the queue does."""
     manifest = pipeline.analyser.manifest_of(stored.result.model)
     token = hospital.token("lesion", f"{READ} {REVISE}{LINK}")
     with pipeline.sessions() as session:
-        record_answer(session, pipeline.keyring, stored, draft, expected_version=expected, by=ANNA)
+        if draft is not None:
+            record_answer(session, pipeline.keyring, stored, draft, expected_version=expected, by=ANNA)
         answers = load_answers(session, pipeline.keyring, stored.id)
         seen = seen_state(answers, load_signatures(session, pipeline.keyring, stored.id))
         request = SignRequest(act=act, by=ANNA, seen=seen, reason="looked again")
@@ -421,6 +423,137 @@ def test_a_signed_report_that_the_pacs_does_not_take_is_signed_all_the_same(pipe
     pipeline.deliver_again(result.id, hospital.token("lesion"))
     assert rows(pipeline, result)["verified_sr"].state is StoreState.STORED
     assert len(verified_in(hospital)) == 1
+
+
+def withdraw(pipeline, hospital, result):
+    return sign_at(pipeline, hospital, result, None, act=SignAct.WITHDRAW)
+
+
+def rejected_by(note):
+    (study,) = note.CurrentRequestedProcedureEvidenceSequence
+    return {
+        one.ReferencedSOPInstanceUID
+        for series in study.ReferencedSeriesSequence
+        for one in series.ReferencedSOPSequence
+    }
+
+
+def notes_in(hospital):
+    told = [dcmread(BytesIO(data)) for data in in_pacs(hospital).values()]
+    return [one for one in told if one.Modality == "KO"]
+
+
+def test_a_withdrawn_report_is_rejected_in_the_pacs_with_all_its_objects(pipeline, hospital, tmp_path):
+    result = run(pipeline, hospital)
+    sign_at(pipeline, hospital, result, accepted(result))
+    before = {row.names.sop_instance_uid for row in rows(pipeline, result).values()}
+    assert withdraw(pipeline, hospital, result) is DeliveryState.DELIVERED
+    (note,) = notes_in(hospital)
+    assert (len(before), rejected_by(note)) == (4, before)
+    assert errors(in_pacs(hospital)[note.SOPInstanceUID], tmp_path) == []
+
+
+def test_the_note_is_audited_as_what_it_is(pipeline, hospital):
+    withdraw(pipeline, hospital, run(pipeline, hospital))
+    told = [one for one in events(pipeline) if one.kind.value == "dicomweb:result:stored"][-1]
+    assert told.detail["kinds"] == "rejection_note"
+
+
+def test_the_ehr_is_told_of_no_note(pipeline, hospital):
+    result = run(pipeline, hospital, scope=READ + WRITE + LINK)
+    withdraw(pipeline, hospital, result)
+    assert len(hospital.written("DocumentReference")) == len(KINDS)
+
+
+def test_an_ehr_that_asks_for_no_note_gets_none(pipeline, hospital):
+    (ehr,) = pipeline.registry.ehrs
+    plain = replace(ehr, dicom_results=KINDS)
+    changed = replace(pipeline, registry=replace(pipeline.registry, ehrs=(plain,)))
+    withdraw(changed, hospital, run(changed, hospital))
+    assert notes_in(hospital) == []
+
+
+def test_a_note_that_the_pacs_does_not_take_is_brought_later(pipeline, hospital):
+    result = run(pipeline, hospital)
+    hospital.pacs_faults.refused[NOTE] = 0xA700
+    withdraw(pipeline, hospital, result)
+    assert rows(pipeline, result)["rejection_note"].state is StoreState.FAILED
+    hospital.pacs_faults.refused.clear()
+    pipeline.deliver_again(result.id, hospital.token("lesion"))
+    assert rows(pipeline, result)["rejection_note"].state is StoreState.STORED
+    assert len(notes_in(hospital)) == 1
+
+
+def test_of_a_withdrawn_report_no_more_is_stored(pipeline, hospital):
+    hospital.pacs_faults.refused[SR] = 0xA700
+    result = run(pipeline, hospital)
+    withdraw(pipeline, hospital, result)
+    hospital.pacs_faults.refused.clear()
+    pipeline.deliver_again(result.id, hospital.token("lesion"))
+    row = rows(pipeline, result)["sr"]
+    assert (row.state, row.failure) == (StoreState.REFUSED, "report_withdrawn")
+    assert row.names.sop_instance_uid not in in_pacs(hospital)
+    with pipeline.sessions() as session:
+        assert due_results(session, now=pipeline.clock() + 1e6) == []
+
+
+def test_a_report_withdrawn_before_anything_was_stored_leaves_nothing_due(pipeline, hospital):
+    result = run(pipeline, hospital)
+    with pipeline.sessions() as session:
+        session.execute(text("DELETE FROM dicom_result"))  # as where the process ended before
+        session.commit()
+    withdraw(pipeline, hospital, result)
+    with pipeline.sessions() as session:
+        assert due_results(session, now=pipeline.clock() + 1e6) == []
+    assert notes_in(hospital) == []
+
+
+def copied(session, table, id_, **values):
+    """Copy a row under other values."""
+    names = [row[1] for row in session.execute(text(f"PRAGMA table_info({table})"))]
+    chosen = ", ".join(f":{name}" if name in values else name for name in names)
+    session.execute(
+        text(f"INSERT INTO {table} SELECT {chosen} FROM {table} WHERE id = :from_id"),
+        {**values, "from_id": id_},
+    )
+
+
+def test_an_object_that_another_result_stands_by_is_not_rejected(pipeline, hospital):
+    """The same images under the same model, in a result of another job."""
+    result = run(pipeline, hospital)
+    shared = rows(pipeline, result)["sr"]
+    other = hospital.reference("lesion", source_version="9")
+    with pipeline.sessions() as session:
+        key = jobs.job_key(other, pipeline.analyser.identities)
+        job, _ = jobs.enqueue(session, pipeline.keyring, other, None, key=key, request_id="request-2")
+        copied(session, "analysis_result", result.id, id="another", job_id=job.id)
+        copied(session, "dicom_result", shared.id, id="another", result_id="another")
+        session.commit()
+    withdraw(pipeline, hospital, result)
+    (note,) = notes_in(hospital)
+    others = {row.names.sop_instance_uid for kind, row in rows(pipeline, result).items() if kind in KINDS}
+    assert rejected_by(note) == others - {shared.names.sop_instance_uid}
+
+
+def test_a_signed_object_that_is_out_of_date_is_not_due_for_ever(pipeline, hospital):
+    result = run(pipeline, hospital)
+    hospital.pacs_faults.refused[SR] = 0xA700
+    sign_at(pipeline, hospital, result, accepted(result))
+    hospital.pacs_faults.refused.clear()
+    changed = AnswerDraft(
+        finding=result.result.findings[0].code,
+        action=AnswerAction.EDITED,
+        value=FindingValue.ABSENT,
+        reason=AnswerReason.FALSE_POSITIVE,
+    )
+    with pipeline.sessions() as session:  # what was signed is not what is answered now
+        record_answer(session, pipeline.keyring, result, changed, expected_version=1, by=ANNA)
+        session.commit()
+    for turn in range(1, MAX_ATTEMPTS + 1):
+        moment = later(pipeline, turn * 7200)
+        moment.deliver_again(result.id, hospital.token("lesion"))
+    with pipeline.sessions() as session:
+        assert due_results(session, now=pipeline.clock() + 1e6) == []
 
 
 def test_a_finding_is_named_alike_in_both_reports(pipeline, hospital):

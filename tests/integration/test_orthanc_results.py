@@ -17,6 +17,7 @@ from rayhook.inference.study import StudyResult
 from tests.integration.conftest import Orthanc
 from tests.unit.inference.dicom_objects import analysed, objects_of, radiograph, rated_points
 from tests.unit.inference.samples import STUDY_UID, reference
+from tests.unit.inference.test_rejection_note import notes
 
 pytestmark = pytest.mark.orthanc
 
@@ -71,6 +72,15 @@ def test_every_kind_comes_back_as_it_was_and_a_second_run_adds_nothing(
     again = store(transport, orthanc, objects_of(result, manifest).values())
     assert {one.state for one in again.values()} == {StoreState.STORED}
     assert instances(orthanc) == before
+
+
+def test_orthanc_keeps_the_note_that_takes_a_report_back(orthanc: Orthanc, transport: Transport) -> None:
+    study = analysed()
+    store(transport, orthanc, objects_of(*study).values())
+    (note,) = notes(*study)
+    (outcome,) = store(transport, orthanc, [note]).values()
+    assert outcome.state is StoreState.STORED
+    assert fetch(transport, orthanc)[note.sop_instance_uid] == dcmread(BytesIO(note.data))
 
 
 def test_an_object_of_another_study_is_not_stored(orthanc: Orthanc, transport: Transport) -> None:

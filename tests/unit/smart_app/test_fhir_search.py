@@ -52,18 +52,18 @@ def resources(answer, mode="match"):
     return [one["resource"] for one in answer.json().get("entry", []) if one["search"]["mode"] == mode]
 
 
-def sign(world, result_id):
-    """Store a signature: the report as its next version, final."""
+def sign(world, result_id, act=SignAct.SIGN, status=DiagnosticReportStatus.FINAL):
+    """Store a signature: the report as its next version."""
     with world.database.sessions() as session:
         stored = load_result(session, world.keyring, result_id)
         (report,) = [one for one in stored.resources if one["resourceType"] == "DiagnosticReport"]
         act = Act(
-            act=SignAct.SIGN,
-            status=DiagnosticReportStatus.FINAL,
+            act=act,
+            status=status,
             by=Person(fhir_user="Practitioner/demo", name="Dr Demo"),
             answers="",
         )
-        signed = {**report, "status": "final"}
+        signed = {**report, "status": status.value}
         add_signature(
             session, world.keyring, stored, act, [signed], version=2, authorization=None, clock=world.clock
         )
@@ -362,6 +362,19 @@ class TestVersions:
     def test_a_version_that_never_was_is_not_found(self, world, ask):
         report_id = sign(world, world.store("phantom-a"))
         assert ask(f"DiagnosticReport/{report_id}/_history/3").status_code == 404
+
+    def test_a_link_to_a_dicom_object_ends_with_its_report(self, world, ask, judges):
+        result_id = world.store("phantom-a")
+        link_object(world, result_id)
+        sign(world, result_id, SignAct.WITHDRAW, DiagnosticReportStatus.CANCELLED)
+        (link,) = resources(ask("DocumentReference"))
+        first = ask(f"DocumentReference/{link['id']}/_history/1").json()
+        assert (first["status"], link["status"], link["meta"]["versionId"]) == (
+            "current",
+            "entered-in-error",
+            "2",
+        )
+        assert judges.errors(link) == []
 
     def test_a_search_finds_the_newest_version_alone(self, world, ask):
         sign(world, world.store("phantom-a"))
