@@ -138,11 +138,11 @@ class ReceivedImages:
 
         Our own results among them stand for no image: an EHR that counts those too has the PACS asked.
         """
-        expected = reference.number_of_instances
-        if expected is None or expected < 1:
-            return False
-        images = self._names(reference, images_alone=True)
-        return len(images) >= expected and set(self._names(reference)) <= set(self.spool.names())
+        return self._is_complete(reference) and self._are_files(self._names(reference))
+
+    def is_elsewhere(self, reference: StudyReference) -> bool:
+        """Return whether all images were stored, and not in a folder that this process has."""
+        return self._is_complete(reference) and not self._are_files(self._names(reference))
 
     def retrieve(self, reference: StudyReference) -> Generator[bytes]:
         """Yield the study's images in the order in which they came, one at a time.
@@ -226,6 +226,15 @@ class ReceivedImages:
         for row in rows:
             session.delete(row)
         return [row.id for row in rows]
+
+    def _is_complete(self, reference: StudyReference) -> bool:
+        expected = reference.number_of_instances
+        if expected is None or expected < 1:
+            return False
+        return len(self._names(reference, images_alone=True)) >= expected
+
+    def _are_files(self, names: Iterable[str]) -> bool:
+        return set(names) <= set(self.spool.names())
 
     def _forget(self, name: str) -> None:
         with self.sessions() as session:

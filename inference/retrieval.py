@@ -8,7 +8,7 @@ from typing import Any
 
 from rayhook.audit.events import AuditKind
 from rayhook.auth.registry import EHR
-from rayhook.fhir.errors import NotFound, UpstreamRefused
+from rayhook.fhir.errors import NotFound, ServiceUnavailable, UpstreamRefused
 from rayhook.fhir.transport import Transport
 from rayhook.inference.attempt import Attempt, access_entry
 from rayhook.inference.authority import Authority, AuthorizedReader, reading
@@ -49,7 +49,8 @@ class Retrieval:
     def locate(self, attempt: Attempt, ehr: EHR) -> None:
         """Read the Endpoints that the hook had no time to read.
 
-        Raises NotFound where none of them serves WADO-RS.
+        Raises NotFound where none of them serves WADO-RS, ServiceUnavailable where the images were stored here, in
+        the folder of another process: it may have the next attempt.
         """
         reference = attempt.claimed.reference
         if reference.dicomweb_url or (not reference.endpoint_ids and self._is_here(attempt)):
@@ -57,6 +58,10 @@ class Retrieval:
         resources = [self._read(attempt, ehr, "Endpoint", id_) for id_ in reference.endpoint_ids]
         endpoint = image_endpoint(readable_endpoints(resources))
         if endpoint is None:
+            if self.received is not None and self.received.is_elsewhere(reference):
+                raise ServiceUnavailable(
+                    "the images are in a folder that this worker does not have", code="received_elsewhere"
+                )
             raise NotFound("no Endpoint of the study serves WADO-RS", code="no_dicomweb_endpoint")
         located = replace(
             reference, dicomweb_url=endpoint.address, token_required=endpoint.requires_access_token

@@ -431,6 +431,20 @@ def test_a_study_that_is_here_is_not_fetched(arrivals):
     assert (event.detail["from"], event.detail["instances"]) == ("spool", "8")
 
 
+def test_a_worker_without_the_folder_leaves_the_study_to_one_that_has_it(arrivals):
+    """The EHR names no PACS: what was stored is the only place of the images."""
+    arrivals.touch("lesion", endpoint=[])
+    stow(arrivals, files_of(arrivals, "lesion"))
+    arrivals.settle()
+    empty = SealedSpool(arrivals.hospital.folder / "other", arrivals.pipeline.keyring, 1 << 30)
+    replace(arrivals.pipeline, received=replace(arrivals.received, spool=empty)).run(arrivals.sent[0])
+    job = arrivals.job_of("lesion")
+    assert (job.state, job.is_put_off, job.error_code) == (JobState.QUEUED, True, "received_elsewhere")
+    later = replace(arrivals.pipeline, received=arrivals.received, clock=lambda: time.time() + 3600)
+    later.run(arrivals.sent[0])
+    assert arrivals.job_of("lesion").state is JobState.DONE
+
+
 def test_a_study_that_is_here_in_part_is_fetched(arrivals):
     stow(arrivals, files_of(arrivals, "lesion")[:7])
     arrivals.settle()
