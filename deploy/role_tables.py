@@ -22,10 +22,19 @@ from rayhook.smart_app.routes_access import RouteAccess, route_accesses
 
 @contextmanager
 def bare_app(
-    folder: Path, registry: EHRRegistry, *, public_base_url: str = "http://127.0.0.1:8000"
+    folder: Path,
+    registry: EHRRegistry,
+    *,
+    public_base_url: str = "http://127.0.0.1:8000",
+    database_url: str | None = None,
 ) -> Iterator[tuple[FastAPI, Service]]:
-    """Yield the whole web application over an empty installation in `folder`, with no model running."""
-    settings = Settings(environment=Environment.DEVELOPMENT, data_dir=folder, public_base_url=public_base_url)
+    """Yield the whole web application over the installation in `folder`, empty if new, with no model running."""
+    settings = Settings(
+        environment=Environment.DEVELOPMENT,
+        data_dir=folder,
+        database_url=database_url,
+        public_base_url=public_base_url,
+    )
     app = FastAPI(docs_url=None, redoc_url=None)
     app.add_middleware(RequestContext, https=False)
     install_problem_handlers(app)

@@ -1,7 +1,9 @@
 """How fast the audit is: `python -m tests.benchmarks.bench_audit --events 1000000`.
 
-Three figures: how long a whole log takes to verify, what one audited act costs beside the same act without its
-event, and how long the officer's searches take over all events. SQLite by default; `--postgresql` starts a real one.
+Four figures: how long a whole log takes to verify, what one audited act costs beside the same act without its
+event, how long the officer's searches take over all events, and how long the pages of those searches do, as a browser
+asks for them over loopback: from the form to the page that it leads to, each audited. SQLite by default;
+`--postgresql` starts a real one.
 """
 
 import argparse
@@ -18,14 +20,23 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 from sqlalchemy import text
 
 from rayhook.audit.chain import verify
 from rayhook.audit.events import AuditKind, Outcome
 from rayhook.audit.record import AuditEntry, AuditLog
 from rayhook.audit.review import AuditSearch, search
+from rayhook.auth.accounts import create_account, enrol_at_once
 from rayhook.auth.keys import Keyring
+from rayhook.auth.registry import EHR, CDSClient, EHRRegistry
+from rayhook.auth.roles import Role
+from rayhook.auth.staff_sessions import open_account_session
 from rayhook.deploy.database import Database, create_database, migrate
+from rayhook.deploy.demo.run import serving
+from rayhook.deploy.role_tables import bare_app
+from rayhook.smart_app.staff_access import StaffCookies
+from tests.ports import free_url
 
 PATIENTS, PEOPLE, STUDIES = 20_000, 400, 60_000
 KINDS = (
@@ -151,6 +162,54 @@ def searches(database: Database, keyring: Keyring, events: int) -> dict[str, dic
     }
 
 
+def pages(url: str, folder: Path, events: int) -> dict[str, dict[str, float]]:
+    """Ask the whole web application as a compliance officer does."""
+    chance = random.Random(11)
+    officer = {"agent": "somebody", "password": "purple lantern seven orchard"}
+    base_url = free_url()
+    client = CDSClient(issuer="https://north.example", jwks_url="https://north.example/jwks")
+    north = EHR(id="north", name="North", fhir_base_urls=("https://north.example/fhir",), cds_client=client)
+    with (
+        bare_app(folder, EHRRegistry((north,)), public_base_url=base_url, database_url=url) as (app, service),
+        serving(app, base_url),
+    ):
+        with service.database.sessions() as session:
+            account = create_account(
+                session, service.keyring, officer["agent"], frozenset({Role.COMPLIANCE_OFFICER})
+            )
+            enrol_at_once(session, service.keyring, account.id, password=officer["password"])
+            session_id = open_account_session(session, account.id)
+            session.commit()
+        cookies = {StaffCookies(secure=False).session: session_id}
+        with httpx.Client(
+            base_url=base_url, cookies=cookies, headers={"Origin": base_url}, timeout=60
+        ) as browser:
+
+            def run(wanted: Callable[[], dict[str, str]]) -> dict[str, float]:
+                def act() -> None:
+                    answer = browser.post("/staff/audit", data=wanted(), follow_redirects=True)
+                    assert answer.status_code == 200, answer.status_code
+                    assert "/found/" in str(answer.url)
+
+                return percentiles(act, 50)
+
+            def day(share: float) -> str:
+                return datetime.fromtimestamp(BEGIN + share * 190.0, UTC).strftime("%Y-%m-%d")
+
+            return {
+                "newest": percentiles(lambda: browser.get("/audit").raise_for_status(), 50),
+                "patient": run(lambda: {"ehr": "north", "patient": f"patient-{chance.randrange(PATIENTS)}"}),
+                "person": run(lambda: {"ehr": "north", "person": f"Practitioner/{chance.randrange(PEOPLE)}"}),
+                "study": run(lambda: {"ehr": "north", "study": f"1.2.826.{chance.randrange(STUDIES)}"}),
+                "request id": run(lambda: {"request_id": f"request-{chance.randrange(events):012d}"}),
+                "client": run(lambda: {"client": "viewer"}),
+                "kind": run(lambda: {"kind": chance.choice(KINDS).value}),
+                "outcome": run(lambda: {"outcome": str(Outcome.SERIOUS_FAILURE.value)}),
+                "dates": run(lambda: {"first_day": day(0.0), "last_day": day(chance.random())}),
+                "nobody": run(lambda: {"ehr": "north", "person": "Practitioner/nobody"}),
+            }
+
+
 @contextmanager
 def opened(*, postgresql: bool, folder: Path) -> Iterator[Database]:
     if not postgresql:
@@ -198,6 +257,8 @@ def main() -> None:
                 assert report.intact, report.problems[:5]
             figures["search"] = searches(database, keyring, options.events)
             figures["act"] = cost(database, keyring, folder / "anchor.jsonl")
+            url = database.engine.url.render_as_string(hide_password=False)
+            figures["page"] = pages(url, folder, options.events)
     sys.stdout.write(json.dumps(figures, indent=1) + "\n")
 
 
