@@ -99,7 +99,7 @@ class ObjectDelivery:
         written: the EHR's own references to the report, as far as they are known.
         Raises ServiceUnavailable where the database or the audit cannot be written.
         """
-        if not ehr.dicom_results or not result.source_header:
+        if not ehr.dicom_results or not result.source_header or self._is_withdrawn(result_id):
             return
         try:
             objects = build_objects(
@@ -159,9 +159,9 @@ class ObjectDelivery:
     ) -> None:
         """Tell the EHR where its new objects are; what fails is told in the log and the audit, and tried again."""
         with self.sessions() as session:
-            signatures = load_signatures(session, self.keyring, result_id)
-            new = [] if is_withdrawn(signatures) else unlinked(session, self.keyring, result_id)
-        objects = [one for one in new if one.kind in LINKED]
+            new = unlinked(session, self.keyring, result_id)
+        is_told = not self._is_withdrawn(result_id)
+        objects = [one for one in new if is_told and one.kind in LINKED]
         if not objects or not self.authority.permits(ehr, authorization, may_link):
             self._end_unlinked(ehr, result_id, is_left=bool(objects))
             return
@@ -214,8 +214,7 @@ class ObjectDelivery:
         began = self.clock()
         with self.sessions() as session:
             header = load_source(session, self.keyring, stored.id)
-            signatures = load_signatures(session, self.keyring, stored.id)
-        if header is not None and not is_withdrawn(signatures):
+        if header is not None:
             result = replace(stored.result, source_header=header)
             self.deliver(ehr, stored.reference, stored.id, result, authorization)
         self.deliver_signed(ehr, stored, authorization)
@@ -303,11 +302,15 @@ class ObjectDelivery:
             )
 
     def _is_to_reject(self, session: Session, one: StoredObject) -> bool:
-        """Return whether the PACS has the object, and no other result of the same images stands by it."""
-        if one.state is not StoreState.STORED:
+        """Return whether the PACS has the object or is getting it, and no other result of the images stands by it."""
+        if one.state not in (StoreState.PENDING, StoreState.STORED):
             return False
         others = results_beside(session, one.id)
         return all(is_withdrawn(load_signatures(session, self.keyring, other)) for other in others)
+
+    def _is_withdrawn(self, result_id: str) -> bool:
+        with self.sessions() as session:
+            return is_withdrawn(load_signatures(session, self.keyring, result_id))
 
 
 def _link_entry(

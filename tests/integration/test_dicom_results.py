@@ -497,6 +497,27 @@ def test_of_a_withdrawn_report_no_more_is_stored(pipeline, hospital):
         assert due_results(session, now=pipeline.clock() + 1e6) == []
 
 
+def test_an_object_on_its_way_is_rejected_too(pipeline, hospital):
+    result = run(pipeline, hospital)
+    with pipeline.sessions() as session:
+        session.execute(text("UPDATE dicom_result SET state = 'pending' WHERE kind = 'sr'"))
+        session.commit()
+    withdraw(pipeline, hospital, result)
+    (note,) = notes_in(hospital)
+    assert rows(pipeline, result)["sr"].names.sop_instance_uid in rejected_by(note)
+
+
+def test_a_report_withdrawn_before_its_objects_were_made_has_none(pipeline, hospital):
+    (ehr,) = pipeline.registry.ehrs
+    without = replace(pipeline, registry=replace(pipeline.registry, ehrs=(replace(ehr, dicom_results=()),)))
+    result = run(without, hospital)
+    withdraw(without, hospital, result)
+    token = hospital.token("lesion")
+    told = replace(result.result, source_header=b"never read")
+    pipeline._objects().deliver(ehr, result.reference, result.id, told, token)
+    assert rows(pipeline, result) == {}
+
+
 def test_a_report_withdrawn_before_anything_was_stored_leaves_nothing_due(pipeline, hospital):
     result = run(pipeline, hospital)
     with pipeline.sessions() as session:
