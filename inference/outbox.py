@@ -1,4 +1,4 @@
-"""What an EHR still lacks of a result: one row an errand, kept until it arrived, done by one process at a time."""
+"""What an EHR or its PACS still lacks of a result: one row an errand, kept until it arrived, done by one process at a time."""
 
 import time
 from collections.abc import Callable
@@ -35,11 +35,15 @@ BACKOFF: Final = Backoff(15.0)
 
 
 class Errand(StrEnum):
-    """`links`: DocumentReferences of stored objects; `objects`: the objects, to the PACS; `report`: to the EHR."""
+    """What is to be brought: the report, DocumentReferences of stored objects, the objects themselves.
+
+    `signed`: what a signature or a withdrawal makes for the PACS, once the EHR has it.
+    """
 
     LINKS = "links"
     OBJECTS = "objects"
     REPORT = "report"
+    SIGNED = "signed"
 
 
 class OutboxRow(SQLModel, table=True):

@@ -142,9 +142,10 @@ class Pipeline:
     def deliver_due(self) -> None:
         """Try again, with tokens of our own, what an EHR did not get: reports, and links to stored objects.
 
+        What a signature makes for the PACS is made here where the process that should have ended before.
         Where it gives us none, a report whose process ended before it was sent is told so, once.
         """
-        for errand in (Errand.REPORT, Errand.LINKS):
+        for errand in (Errand.REPORT, Errand.SIGNED, Errand.LINKS):
             for result_id in self._outbox.due(errand):
                 try:
                     self._deliver_due(errand, result_id)
@@ -162,6 +163,9 @@ class Pipeline:
                 session.commit()
         elif errand is Errand.REPORT:
             self._reports.deliver_again(ehr, result_id, None, is_asked=False)
+        elif errand is Errand.SIGNED:
+            if self._outbox.claim(result_id, errand, is_asked=False):
+                self.store_signed(stored, None)
         else:
             self._link_again(ehr, stored, None, is_asked=False)
 
@@ -208,10 +212,11 @@ class Pipeline:
             )
 
     def store_signed(self, stored: StoredResult, authorization: Authorization | None) -> None:
-        """Bring a signed report to the PACS as a verified one."""
+        """Bring a signed report to the PACS as a verified one, or what takes a withdrawn one back."""
         ehr = self.registry.by_id(stored.ehr_id)
         if ehr is not None:
             self._objects().deliver_signed(ehr, stored, authorization)
+            self._outbox.release(stored.id, Errand.SIGNED)
 
     def store_due(self) -> None:
         """Try again to store the DICOM objects that a PACS did not take when it was in trouble."""

@@ -20,7 +20,7 @@ from rayhook.fhir.errors import NotFound, RayhookError
 from rayhook.fhir.references import oid_uri
 from rayhook.fhir.transport import Transport
 from rayhook.inference.job_table import Authorization
-from rayhook.inference.outbox import AT_ONCE, BACKOFF, LEASE_S
+from rayhook.inference.outbox import AT_ONCE, BACKOFF, LEASE_S, Errand, begin_errand
 from rayhook.inference.results import DeliveryState, StoredResult, load_result
 from rayhook.inference.sealed_row import SealedRow
 from rayhook.inference.sign_off_delivery import SignedDelivery, may_revise, write_signed
@@ -207,6 +207,9 @@ class SignOffQueue:
             row.written = SealedRow(session, self.keyring, ReportSignatureRow, row.id).seal(
                 "written", plaintext, patient_index=row.patient_index
             )
+            ehr = self.registry.by_id(row.ehr_id)
+            if ehr is not None and ehr.dicom_results and _is_newest(session, row):
+                begin_errand(session, row.result_id, Errand.SIGNED, now=self.clock())
 
     def _next_attempt(self, state: DeliveryState, attempts: int) -> float | None:
         """Return when to try again: a lost connection is retried, a refusal waits for a person."""
@@ -218,6 +221,13 @@ class SignOffQueue:
 def _locked(session: Session, signature_id: str) -> ReportSignatureRow:
     query = select(ReportSignatureRow).where(ReportSignatureRow.id == signature_id).with_for_update()
     return session.exec(query, execution_options={"populate_existing": True}).one()
+
+
+def _is_newest(session: Session, row: ReportSignatureRow) -> bool:
+    later = select(ReportSignatureRow.id).where(
+        ReportSignatureRow.result_id == row.result_id, col(ReportSignatureRow.version) > row.version
+    )
+    return session.exec(later).first() is None
 
 
 def _is_free(row: ReportSignatureRow, now: float, *, is_asked: bool) -> bool:

@@ -33,6 +33,7 @@ from rayhook.inference.dicom_table import (
     load_source,
 )
 from rayhook.inference.dicomweb import RetrievalLimits, retrieve_study
+from rayhook.inference.outbox import Errand, awaits_errand
 from rayhook.inference.results import DeliveryState
 from rayhook.inference.sign_off import SignRequest, seen_state, sign
 from rayhook.inference.sign_off_queue import SignOffQueue
@@ -170,6 +171,21 @@ def test_doing_it_again_stores_nothing_twice(pipeline, hospital):
     pipeline.deliver_again(result.id, hospital.token("lesion"))
     assert in_pacs(hospital) == before
     assert {row.attempts for row in rows(pipeline, result).values()} == {1}
+
+
+def test_what_is_there_is_not_even_made_again(pipeline, hospital, monkeypatch):
+    result = run(pipeline, hospital)
+    made = []
+    monkeypatch.setattr(
+        "rayhook.inference.dicom_delivery.build_objects", lambda *_, **__: made.append(1) or []
+    )
+    pipeline.deliver_again(result.id, hospital.token("lesion"))
+    assert made == []
+    with pipeline.sessions() as session:
+        session.execute(text("UPDATE dicom_result SET state = 'failed' WHERE kind = 'sr'"))
+        session.commit()
+    pipeline.deliver_again(result.id, hospital.token("lesion"))
+    assert made == [1]
 
 
 def test_a_study_with_our_objects_in_it_comes_to_the_same_report(pipeline, hospital):
@@ -353,8 +369,11 @@ REVISE = " ".join(
 ANNA = Person(fhir_user="Practitioner/anna", name="Anna Ito")
 
 
-def sign_at(pipeline, hospital, stored, draft, *, act=SignAct.SIGN, expected=0):
-    """Answer, where there is a draft, and sign as the app does; write it to EHR and PACS as the queue does."""
+def sign_at(pipeline, hospital, stored, draft, *, act=SignAct.SIGN, expected=0, is_killed=False):
+    """Answer, where there is a draft, and sign as the app does; write it to EHR and PACS as the queue does.
+
+    is_killed: whether the process ends once the EHR has it.
+    """
     manifest = pipeline.analyser.manifest_of(stored.result.model)
     token = hospital.token("lesion", f"{READ} {REVISE}{LINK}")
     with pipeline.sessions() as session:
@@ -371,7 +390,7 @@ def sign_at(pipeline, hospital, stored, draft, *, act=SignAct.SIGN, expected=0):
         keyring=pipeline.keyring,
         audit=pipeline.audit,
         transport=pipeline.transport,
-        on_written=pipeline.store_signed,
+        on_written=None if is_killed else pipeline.store_signed,
     )
     return queue.deliver(stored.id, authorization=token)
 
@@ -425,8 +444,43 @@ def test_a_signed_report_that_the_pacs_does_not_take_is_signed_all_the_same(pipe
     assert len(verified_in(hospital)) == 1
 
 
-def withdraw(pipeline, hospital, result):
-    return sign_at(pipeline, hospital, result, None, act=SignAct.WITHDRAW)
+def test_a_process_that_ended_before_the_verified_report_is_made_good(pipeline, hospital):
+    result = run(pipeline, hospital)
+    sign_at(pipeline, hospital, result, accepted(result), is_killed=True)
+    pipeline.deliver_due()
+    assert "verified_sr" not in rows(pipeline, result)  # it may still be at it
+    later(pipeline, 70).deliver_due()
+    assert rows(pipeline, result)["verified_sr"].failure == "authorization_missing"
+    pipeline.deliver_again(result.id, hospital.token("lesion"))
+    assert len(verified_in(hospital)) == 1
+
+
+def test_what_is_at_the_pacs_is_not_made_again(pipeline, hospital):
+    result = run(pipeline, hospital)
+    sign_at(pipeline, hospital, result, accepted(result))
+    with pipeline.sessions() as session:
+        assert not awaits_errand(session, result.id, Errand.SIGNED, now=pipeline.clock() + 1e6)
+
+
+def test_an_ehr_that_asks_for_no_objects_has_no_errand(pipeline, hospital):
+    (ehr,) = pipeline.registry.ehrs
+    plain = replace(pipeline, registry=replace(pipeline.registry, ehrs=(replace(ehr, dicom_results=()),)))
+    result = run(plain, hospital)
+    sign_at(plain, hospital, result, accepted(result), is_killed=True)
+    with pipeline.sessions() as session:
+        assert not awaits_errand(session, result.id, Errand.SIGNED, now=pipeline.clock() + 1e6)
+
+
+def withdraw(pipeline, hospital, result, **how):
+    return sign_at(pipeline, hospital, result, None, act=SignAct.WITHDRAW, **how)
+
+
+def test_a_process_that_ended_before_the_note_is_made_good(pipeline, hospital):
+    result = run(pipeline, hospital)
+    withdraw(pipeline, hospital, result, is_killed=True)
+    later(pipeline, 70).deliver_due()
+    pipeline.deliver_again(result.id, hospital.token("lesion"))
+    assert len(notes_in(hospital)) == 1
 
 
 def rejected_by(note):
