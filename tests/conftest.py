@@ -12,7 +12,7 @@ import pytest
 from rayhook.auth.keys import Keyring
 from rayhook.deploy.database import migrate
 from tests import leaks, storage
-from tests.stalls import StallWatch
+from tests.stalls import StallWatch, forget_what_is_left
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = os.environ.get("RAYHOOK_REQUIRE_PEERS") == "1"
@@ -31,6 +31,21 @@ def absent(what: str) -> None:
 
 def pytest_configure() -> None:
     STALLS.start()
+
+
+def pytest_collection_finish() -> None:
+    forget_what_is_left()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    """Between modules, whose fixtures have ended."""
+    result = yield
+    if nextitem is None or nextitem.path != item.path:
+        forget_what_is_left()
+    return result
 
 
 @pytest.hookimpl(wrapper=True)

@@ -83,6 +83,16 @@ def test_a_stall_before_the_test_is_none_of_its():
     assert a_watch(5.0, 0.0, 0.0).since(5.0 + NAP_S + 0.1) == []
 
 
+def test_a_long_collection_of_garbage_is_told_as_such():
+    now = iter([10.0, 12.5, 13.0])
+    watch = StallWatch(lambda: next(now))
+    watch.note_collection("start", {})
+    watch.note_collection("stop", {})
+    report = SimpleNamespace(duration=3.0, sections=[])
+    watch.tell(report)
+    assert report.sections == [("This process stood still", "collecting garbage for 2.5 s")]
+
+
 def test_a_failed_test_tells_how_long_it_stood_still():
     report = SimpleNamespace(duration=6.0, sections=[])
     a_watch(0.0, 5.0).tell(report)
