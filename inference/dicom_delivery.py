@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -245,26 +246,34 @@ class ObjectDelivery:
         signed = signatures[-1]
         if signed.act.answers != answers.state:
             return
+        make = partial(
+            build_verified, review=_review(stored, signed, answers, self.organization), predecessor=before
+        )
+        self._make_and_store(ehr, stored, header, make, authorization)
+
+    def _make_and_store(
+        self,
+        ehr: EHR,
+        stored: StoredResult,
+        header: bytes,
+        make: Callable[..., list[DICOMObject]],
+        authorization: Authorization | None,
+    ) -> None:
+        """Store what comes of a signature or a withdrawal; make: of dicom_results, but for whose result it is."""
         try:
-            verified = build_verified(
+            made = make(
                 header,
                 stored.result,
                 self.analyser.manifest_of(stored.result.model),
                 organization=self.organization,
-                review=_review(stored, signed, answers, self.organization),
-                predecessor=before,
             )
         except Unprocessable as error:
             self.store.told_unmade(stored.reference, error.code)
             return
-        self._store(
-            ehr,
-            stored.reference,
-            stored.id,
-            stored.result,
-            objects=verified,
-            authorization=authorization,
-        )
+        if made:
+            self._store(
+                ehr, stored.reference, stored.id, stored.result, objects=made, authorization=authorization
+            )
 
     def _take_back(
         self,
@@ -284,24 +293,9 @@ class ObjectDelivery:
                 drop_source(session, stored.id)
             rejected = [one for one in of_report if self._is_to_reject(session, one)]
             session.commit()
-        if "rejection_note" not in ehr.dicom_results:
-            return
-        try:
-            note = build_note(
-                header,
-                stored.result,
-                self.analyser.manifest_of(stored.result.model),
-                organization=self.organization,
-                withdrawal=withdrawal,
-                objects=rejected,
-            )
-        except Unprocessable as error:
-            self.store.told_unmade(stored.reference, error.code)
-            return
-        if note:
-            self._store(
-                ehr, stored.reference, stored.id, stored.result, objects=note, authorization=authorization
-            )
+        if "rejection_note" in ehr.dicom_results:
+            make = partial(build_note, withdrawal=withdrawal, objects=rejected)
+            self._make_and_store(ehr, stored, header, make, authorization)
 
     def _is_to_reject(self, session: Session, one: StoredObject) -> bool:
         """Return whether the PACS has the object or is getting it, and no other result of the images stands by it."""

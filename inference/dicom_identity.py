@@ -7,6 +7,7 @@ import logging
 import re
 from copy import deepcopy
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version
 from typing import Any
 
@@ -112,6 +113,14 @@ class ResultSource:
             "contributing_equipment": [self._equipment()],
         }
 
+    def signed_arguments(self, kind: ObjectKind, *, version: int, at: datetime, name: str) -> dict[str, Any]:
+        """Return the same for an object of one signature or withdrawal.
+
+        Two results of the same images share their other UIDs, and must not share what was signed.
+        """
+        part = f"instance.{version}.{at.isoformat()}.{name}"
+        return self.arguments(kind) | {"sop_instance_uid": self.uid(kind, part), "instance_number": version}
+
     def _equipment(self) -> ContributingEquipment:
         made = ContributingEquipment(
             OWN_MANUFACTURER,
@@ -150,6 +159,14 @@ def settle(made: Dataset, source: ResultSource) -> Dataset:
     for keyword in PERSON_NAMES:
         made[keyword].value = str(made[keyword].value).rstrip("^")
     return made
+
+
+def settle_signed(made: Dataset, source: ResultSource, at: datetime) -> Dataset:
+    """Do the same for an object of one signature or withdrawal: its content is of that moment."""
+    settled, when = settle(made, source), at.astimezone()
+    settled.ContentDate, settled.ContentTime = f"{when:%Y%m%d}", f"{when:%H%M%S}"
+    settled.InstanceCreationDate, settled.InstanceCreationTime = settled.ContentDate, settled.ContentTime
+    return settled
 
 
 def person_name(name: str) -> str:

@@ -13,7 +13,7 @@ from highdicom.sr import ObserverContext, PersonObserverIdentifyingAttributes
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from rayhook.inference.dicom_identity import ResultSource, person_name, settle
+from rayhook.inference.dicom_identity import ResultSource, person_name, settle_signed
 from rayhook.inference.dicom_table import StoredObject
 from rayhook.inference.dicom_uid import ObjectKind
 
@@ -28,11 +28,6 @@ def build_rejection_note(
 
     name: of the person who took the report back.  at: when.  version: that it has since.
     """
-    arguments = source.arguments(ObjectKind.REJECTION_NOTE)
-    arguments["sop_instance_uid"] = source.uid(
-        ObjectKind.REJECTION_NOTE, f"instance.{version}.{at.isoformat()}.{name}"
-    )
-    arguments["instance_number"] = version
     rejected = [_header_of(source, one) for one in objects]
     person = ObserverContext(codes.DCM.Person, PersonObserverIdentifyingAttributes(person_name(name)))
     made = KeyObjectSelectionDocument(
@@ -43,13 +38,9 @@ def build_rejection_note(
             observer_person_context=person,
             description=_TEXT,
         ),
-        **arguments,
+        **source.signed_arguments(ObjectKind.REJECTION_NOTE, version=version, at=at, name=name),
     )
-    note = settle(made, source)
-    when = at.astimezone()
-    note.ContentDate, note.ContentTime = f"{when:%Y%m%d}", f"{when:%H%M%S}"
-    note.InstanceCreationDate, note.InstanceCreationTime = note.ContentDate, note.ContentTime
-    return note
+    return settle_signed(made, source, at)
 
 
 def _header_of(source: ResultSource, one: StoredObject) -> Dataset:

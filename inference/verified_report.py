@@ -6,7 +6,13 @@ Spec: DICOM PS3.3 C.17.2 (SR Document General), C.17.2.3 (Verifying Observer, Pr
 from highdicom.sr import Comprehensive3DSR
 from pydicom.dataset import Dataset
 
-from rayhook.inference.dicom_identity import ResultSource, name_source_class, person_name, plain, settle
+from rayhook.inference.dicom_identity import (
+    ResultSource,
+    name_source_class,
+    person_name,
+    plain,
+    settle_signed,
+)
 from rayhook.inference.dicom_table import ObjectNames
 from rayhook.inference.dicom_uid import ObjectKind
 from rayhook.inference.structured_report import Review, other_images, report_content
@@ -15,13 +21,8 @@ from rayhook.inference.structured_report import Review, other_images, report_con
 def build_verified_report(source: ResultSource, review: Review, predecessor: ObjectNames) -> Dataset:
     """Return the report as a new instance that a person answers for; the one before stays as it is.
 
-    Groups keep what the model measured; every answer is the person's. Its UID is of this one signature: two
-    results of the same images share their other UIDs, and must not share what was signed.
+    Groups keep what the model measured; every answer is the person's.
     """
-    arguments = source.arguments(ObjectKind.VERIFIED_SR)
-    signed_as = f"instance.{review.version}.{review.at.isoformat()}.{review.name}"
-    arguments["sop_instance_uid"] = source.uid(ObjectKind.VERIFIED_SR, signed_as)
-    arguments["instance_number"] = review.version
     made = Comprehensive3DSR(
         evidence=[plain(source.header), *other_images(source)],
         content=report_content(source, review)[0],
@@ -32,14 +33,13 @@ def build_verified_report(source: ResultSource, review: Review, predecessor: Obj
         verifying_organization=review.organization[:64],
         previous_versions=[_as_dataset(predecessor)],
         transfer_syntax_uid="1.2.840.10008.1.2.1",
-        **arguments,
+        **source.signed_arguments(
+            ObjectKind.VERIFIED_SR, version=review.version, at=review.at, name=review.name
+        ),
     )
     name_source_class(made, source.header)
-    signed = settle(made, source)
-    at = review.at.astimezone()
-    signed.VerifyingObserverSequence[0].VerificationDateTime = f"{at:%Y%m%d%H%M%S}"
-    signed.ContentDate, signed.ContentTime = f"{at:%Y%m%d}", f"{at:%H%M%S}"
-    signed.InstanceCreationDate, signed.InstanceCreationTime = signed.ContentDate, signed.ContentTime
+    signed = settle_signed(made, source, review.at)
+    signed.VerifyingObserverSequence[0].VerificationDateTime = f"{signed.ContentDate}{signed.ContentTime}"
     return signed
 
 

@@ -165,7 +165,6 @@ def searches(database: Database, keyring: Keyring, events: int) -> dict[str, dic
 def pages(url: str, folder: Path, events: int) -> dict[str, dict[str, float]]:
     """Ask the whole web application as a compliance officer does."""
     chance = random.Random(11)
-    officer = {"agent": "somebody", "password": "purple lantern seven orchard"}
     base_url = free_url()
     client = CDSClient(issuer="https://north.example", jwks_url="https://north.example/jwks")
     north = EHR(id="north", name="North", fhir_base_urls=("https://north.example/fhir",), cds_client=client)
@@ -175,9 +174,9 @@ def pages(url: str, folder: Path, events: int) -> dict[str, dict[str, float]]:
     ):
         with service.database.sessions() as session:
             account = create_account(
-                session, service.keyring, officer["agent"], frozenset({Role.COMPLIANCE_OFFICER})
+                session, service.keyring, "somebody", frozenset({Role.COMPLIANCE_OFFICER})
             )
-            enrol_at_once(session, service.keyring, account.id, password=officer["password"])
+            enrol_at_once(session, service.keyring, account.id, password="purple lantern seven orchard")
             session_id = open_account_session(session, account.id)
             session.commit()
         cookies = {StaffCookies(secure=False).session: session_id}
